@@ -1,0 +1,49 @@
+"""The script that `streamlit run` runs: the frame around every page, and the road to the pages.
+
+Started by `serve`, which also sets theme and address; the store comes from `FASTRM_STORE`.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+import fastrm_monitor
+from fastrm_monitor.dashboard import state, views
+from fastrm_monitor.errors import FastRMError
+
+OVERVIEW, QUEUE, CASE = "screens/overview.py", "screens/queue.py", "screens/case.py"
+
+_SIDEBAR = 240  # pixels; the filters need no more, and the picture needs every one
+
+
+def main() -> None:
+    """One run: frame, then the page that the URL names."""
+    st.set_page_config(
+        page_title="fastrm-monitor",
+        page_icon=views.favicon(),
+        layout="wide",
+        initial_sidebar_state=_SIDEBAR,
+    )
+    views.style()
+    page = st.navigation(
+        [
+            st.Page(OVERVIEW, title="Overview", icon=":material/monitoring:", default=True),
+            st.Page(QUEUE, title="Review queue", icon=":material/rate_review:", url_path="queue"),
+            st.Page(CASE, title="Case", icon=":material/plagiarism:", url_path="case", visibility="hidden"),
+        ]
+    )
+    try:
+        store = state.store()
+    except FastRMError as error:
+        views.title("The store cannot be opened")
+        views.notice("error", str(error))
+        return
+    page.run()
+    with st.sidebar:
+        st.text_input(
+            "Reviewer", placeholder=state.DEFAULT_REVIEWER, key="reviewer", max_chars=255, help="Stored with verdicts."
+        )
+        views.footer(f"fastrm-monitor {fastrm_monitor.__version__}", store.safe_url)
+
+
+main()

@@ -1,0 +1,115 @@
+"""What the pages of one session share: the store, the reviewer's name, the case at hand and the verdicts given.
+
+The store is opened once for each server process and shared by all sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from threading import Lock
+from typing import Literal, ParamSpec
+
+import streamlit as st
+
+from fastrm_monitor.config import DEFAULT_STORE, load_settings
+from fastrm_monitor.dashboard import views
+from fastrm_monitor.dashboard.queries import Queue
+from fastrm_monitor.errors import FastRMError
+from fastrm_monitor.records.store import Store
+
+DEFAULT_REVIEWER = "reviewer"
+
+_P = ParamSpec("_P")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What the reviewer must know about the last action; plain text, shown until the next one."""
+
+    kind: Literal["warning", "error"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """A verdict given in this session, for undoing: the case, its version since, and what it was before."""
+
+    case_id: str
+    version: int
+    before: str | None
+
+
+@dataclass
+class Desk:
+    """What one session is at.
+
+    One object, changed in place: a run that a newer key press stops ends at its next use of `st.session_state`, so what
+    belongs together would be written by halves there. Hold `lock` from a verdict to the step after it: the run of the
+    newer press may begin before the older one has ended.
+
+    Attributes:
+        queue: the queue that `case_id` was chosen from.
+        case_id: the case at hand in the queue; None when there is none.
+        given: the verdicts of this session that can be undone, oldest first.
+        notice: shown until the next action.
+        lock: see above.
+    """
+
+    queue: Queue | None = None
+    case_id: str | None = None
+    given: list[Given] = field(default_factory=list)
+    notice: Notice | None = None
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def last(self) -> Given | None:
+        """The verdict that an undo would take back."""
+        return self.given[-1] if self.given else None
+
+
+def desk() -> Desk:
+    """This session's."""
+    found: Desk = st.session_state.setdefault("desk", Desk())
+    return found
+
+
+def store() -> Store:
+    """The store that `FASTRM_STORE` names.
+
+    Raises:
+        FastRMError: it cannot be opened; the sentence says what to do and holds no password.
+    """
+    settings = load_settings()
+    return _open(DEFAULT_STORE if settings.store is None else settings.store.get_secret_value())
+
+
+@st.cache_resource(show_spinner=False, on_release=Store.close)
+def _open(url: str) -> Store:
+    return Store(url)
+
+
+def reviewer() -> str:
+    """Who labels in this session."""
+    return str(st.session_state.get("reviewer") or "").strip() or DEFAULT_REVIEWER
+
+
+def show_notice() -> None:
+    """Show the notice, if there is one."""
+    notice = desk().notice
+    if notice is not None:
+        views.notice(notice.kind, notice.text)
+
+
+def guarded(page: Callable[_P, None]) -> Callable[_P, None]:
+    """A page, or a part of one, that shows the sentence of an error in place of a traceback."""
+
+    @wraps(page)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            page(*args, **kwargs)
+        except FastRMError as error:
+            views.notice("error", str(error))
+
+    return run

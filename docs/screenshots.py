@@ -1,0 +1,146 @@
+"""Takes the pictures of the documentation: the dashboard over a store, in a real browser.
+
+    python docs/screenshots.py sqlite:///fastrm-demo/fastrm.db
+
+Starts the dashboard on a free port, takes overview.png, queue.png, case.png and queue-dark.png at 1280 x 800, and
+stops it. Needs Chromium, chromedriver and selenium; tells no store from another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from fastrm_monitor.dashboard import queries
+from fastrm_monitor.dashboard.serve import command
+from fastrm_monitor.records.store import Store
+
+SIZE = (1280, 800)
+WAIT = 40.0  # seconds
+
+
+def main() -> None:
+    """Take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", help="SQLAlchemy URL of the store, with at least one flagged case")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the pictures")
+    arguments = parser.parse_args()
+    with Store(arguments.store) as store, store.session() as session:
+        case_id = queries.first(session, queries.Queue())
+    if case_id is None:
+        parser.error("the store has no open flagged case to show")
+    paths = {"overview": "/", "queue": "/queue", "case": f"/case?case={case_id}"}
+    with dashboard(arguments.store) as url:
+        for scheme, pages in (("light", ("overview", "queue", "case")), ("dark", ("queue",))):
+            with browser(scheme) as driver:
+                for page in pages:
+                    driver.get(url + paths[page])
+                    settle(driver)
+                    name = page if scheme == "light" else f"{page}-{scheme}"
+                    driver.save_screenshot(str(arguments.output / f"{name}.png"))
+
+
+@contextmanager
+def dashboard(store_url: str) -> Iterator[str]:
+    """The dashboard's address while it runs over a store."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "FASTRM_STORE": store_url}
+    process = subprocess.Popen(command("127.0.0.1", port), env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
+    try:
+        url = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + WAIT
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > end:
+                sys.exit("the dashboard did not start")
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1):  # noqa: S310 - our own address
+            return True
+    except OSError:
+        return False
+
+
+def programs() -> tuple[str, str] | None:
+    """The paths of Chromium and chromedriver; None when one of them is missing."""
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    return (chromium, driver) if chromium and driver else None
+
+
+@contextmanager
+def browser(scheme: str) -> Iterator[webdriver.Chrome]:
+    """A fresh headless Chromium that prefers the colour scheme "light" or "dark"."""
+    found = programs()
+    if found is None:
+        sys.exit("Chromium or chromedriver is missing; install both")
+    options = Options()
+    options.binary_location = found[0]
+    profile = tempfile.mkdtemp(prefix="fastrm-shots-")
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "hide-scrollbars",
+        f"user-data-dir={profile}",
+    ):
+        options.add_argument(f"--{flag}")
+    driver = webdriver.Chrome(options, Service(found[1]))
+    try:
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": SIZE[0], "height": SIZE[1], "deviceScaleFactor": 1, "mobile": False},
+        )
+        driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        yield driver
+    finally:
+        driver.quit()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def settle(driver: webdriver.Chrome) -> None:
+    """Wait until the page has its heading, nothing runs and everything is drawn."""
+    wait = WebDriverWait(driver, WAIT)
+    wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, ".frm-title h1"))
+    wait.until(
+        lambda d: d.find_element(By.CSS_SELECTOR, ".stApp").get_attribute("data-test-script-state") == "notRunning"
+    )
+    time.sleep(1.5)  # charts and pictures are drawn after the script has ended
+
+
+if __name__ == "__main__":
+    main()

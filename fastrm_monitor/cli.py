@@ -1,0 +1,358 @@
+"""`fastrm-monitor`: each command is a few lines around the library; a mistake is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastrm_monitor.config import DEFAULT_STORE, load_settings
+from fastrm_monitor.errors import DataError, FastRMError, MissingExtraError
+
+if TYPE_CHECKING:
+    from fastrm_monitor.lab.datasets.base import Dataset
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Reliability monitoring for vision-language models: a relevance heatmap and a confidence with every answer.",
+)
+db = typer.Typer(no_args_is_help=True, help="Look after the store.")
+app.add_typer(db, name="db")
+console = Console()
+
+StoreOption = Annotated[
+    str | None, typer.Option(help=f"SQLAlchemy URL of the store; default FASTRM_STORE, else {DEFAULT_STORE}.")
+]
+ModelOption = Annotated[str, typer.Option(help="Model folder, hub id, or 'embedded' for the small one in the package.")]
+ProxyOption = Annotated[Path | None, typer.Option(help="Proxy folder; default FASTRM_PROXY, else the embedded one.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the store and the overlays.")] = Path("fastrm-demo"),
+    count: Annotated[int, typer.Option(min=1, help="Requests to serve.")] = 200,
+    open_dashboard: Annotated[bool, typer.Option("--open/--no-open", help="Open the dashboard afterwards.")] = False,
+) -> None:
+    """Serve real requests through the embedded model, watch them, and show what was found.
+
+    Example: fastrm-monitor demo --output fastrm-demo
+    """
+    from fastrm_monitor.demo.run import run_demo
+
+    store = run_demo(output, count, console)
+    if open_dashboard:
+        from fastrm_monitor.dashboard.serve import serve
+
+        raise typer.Exit(serve(store, open_browser=True))
+
+
+@app.command()
+def score(
+    image: Annotated[list[Path], typer.Option(help="A picture; may be given several times.")],
+    question: Annotated[str, typer.Option(help="The question about it.")],
+    model: ModelOption = "embedded",
+    proxy: ProxyOption = None,
+    overlay: Annotated[Path | None, typer.Option(help="Write the first picture with its heatmap to this file.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Ask one question about one picture and print the answer with its confidence.
+
+    Example: fastrm-monitor score --image scene.png --question "what color is the square?" --overlay heat.png
+    """
+    from fastrm_monitor.records.images import load_picture
+
+    if not question.strip():
+        raise DataError("The question is empty: pass --question 'what ...?'.")
+    pictures = [load_picture(path) for path in image]
+    from fastrm_monitor.integrations.hf import instrument
+    from fastrm_monitor.lab.ask import Asker, load_lvlm
+
+    folder = _proxy_folder(proxy, model)
+    lvlm, processor = load_lvlm(model)
+    with instrument(lvlm, processor, proxy=folder) as handle:
+        answer = Asker(lvlm, processor, max_new_tokens=max_new_tokens).ask(pictures, question)
+        (assessment,) = handle.pop()
+    if overlay is not None and assessment.maps:
+        from fastrm_monitor.overlay import overlay as draw
+
+        try:
+            draw(pictures[0], assessment.maps[0].values, assessment.maps[0].region).save(overlay)
+        except (OSError, ValueError) as error:
+            raise DataError(f"The overlay cannot be written to {overlay}: {error}.") from None
+    facts = {
+        "answer": answer,
+        "confidence": assessment.confidence,
+        "calibrated": assessment.calibrated,
+        "flagged": assessment.flagged,
+        "reason": assessment.reason,
+        "entropy": assessment.entropy,
+        "features": dict(assessment.features),
+        "proxy_version": assessment.proxy_version,
+        "overlay": str(overlay) if overlay is not None and assessment.maps else None,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=1))  # noqa: T201 - the result
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        if name != "features" and value is not None:
+            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+@app.command()
+def distill(
+    output: Annotated[Path, typer.Option(help="Proxy folder to write.")],
+    model: ModelOption = "embedded",
+    dataset: Annotated[str, typer.Option(help="'vqav2' or 'scenes'.")] = "scenes",
+    questions: Annotated[Path | None, typer.Option(help="VQAv2's questions file.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="VQAv2's annotations file.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
+    kinds: Annotated[str, typer.Option(help="Kinds of scenes, comma-separated.")] = "natural,prior_free",
+    pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 4000,
+    calibrate_pictures: Annotated[int, typer.Option(min=0, help="Natural scenes to calibrate on.")] = 600,
+    form: Annotated[str, typer.Option(help="'query-row' or 'self-attention'.")] = "query-row",
+    targets: Annotated[str, typer.Option(help="'soft' or 'hard' (the paper's).")] = "soft",
+    label_threshold: Annotated[float, typer.Option(help="Teacher relevance that counts as relevant.")] = 0.3,
+    key_size: Annotated[int, typer.Option(min=1, help="Width of keys and queries.")] = 64,
+    projection_size: Annotated[int, typer.Option(min=0, help="Hidden width of projections; 0: one linear map.")] = 128,
+    epochs: Annotated[int, typer.Option(min=1)] = 40,
+    batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
+    seed: int = 0,
+    instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
+    cache: Annotated[Path | None, typer.Option(help="Where labels are kept, so that a broken run goes on.")] = None,
+) -> None:
+    """Distil a proxy for a model: label questions with the teacher, train, calibrate the confidence.
+
+    Example: fastrm-monitor distill --model llava-hf/llava-1.5-7b-hf --dataset vqav2 --questions Q.json
+    --annotations A.json --images val2014 --output proxy
+    """
+    _one_of("form", form, ("query-row", "self-attention"))
+    _one_of("targets", targets, ("soft", "hard"))
+    data = _dataset(dataset, questions, annotations, images, limit, kinds, pictures, training=True)
+    from fastrm_monitor.lab import ask, labels
+    from fastrm_monitor.lab.distill import Recipe
+    from fastrm_monitor.lab.proxies import make_proxy
+
+    lvlm, processor = ask.load_lvlm(model)
+    asker = ask.Asker(lvlm, processor, instruction)
+    recipe = Recipe(
+        form=form,  # type: ignore[arg-type]
+        targets=targets,
+        label_threshold=label_threshold,
+        key_size=key_size,
+        projection_size=projection_size if form == "query-row" else 0,
+        epochs=epochs,
+        seed=seed,
+    )
+    where = cache or labels.default_cache()
+    with _progress() as bar:
+        made = labels.make_labels(asker, data, where, batch=batch, progress=bar)
+        calibration = None
+        if dataset == "scenes" and calibrate_pictures:
+            from fastrm_monitor.lab.datasets.scene_set import VALIDATION_SEED, SceneSet
+
+            held = SceneSet(["natural"], calibrate_pictures, VALIDATION_SEED)
+            calibration = labels.make_labels(asker, held, where, batch=batch, progress=bar)
+        config = make_proxy(asker, made, calibration, recipe, output, data.name, model, bar)
+    _print_proxy(output, config)
+
+
+@app.command()
+def evaluate(
+    output: Annotated[Path, typer.Option(help="Folder for report.json.")],
+    model: ModelOption = "embedded",
+    proxy: ProxyOption = None,
+    dataset: Annotated[str, typer.Option(help="'vqav2' or 'scenes'.")] = "scenes",
+    questions: Annotated[Path | None, typer.Option(help="VQAv2's questions file.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="VQAv2's annotations file.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
+    kinds: Annotated[str, typer.Option(help="Kinds of scenes, the first in distribution; or 'all'.")] = "all",
+    pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
+    instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
+    cache: Annotated[Path | None, typer.Option(help="Where labels are kept, so that a broken run goes on.")] = None,
+) -> None:
+    """Measure a proxy: fidelity to the teacher, pointing game, and what the confidence is worth.
+
+    Example: fastrm-monitor evaluate --dataset scenes --pictures 300 --output report
+    """
+    from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
+
+    names = ["natural", *SHIFTED_KINDS] if kinds == "all" else [kind.strip() for kind in kinds.split(",")]
+    parts = [_dataset(dataset, questions, annotations, images, limit, name, pictures) for name in names]
+    if dataset != "scenes":
+        parts, names = parts[:1], [parts[0].name]
+    from fastrm_monitor.lab import ask, labels
+    from fastrm_monitor.lab import evaluate as lab
+    from fastrm_monitor.lab.printing import print_report
+    from fastrm_monitor.scoring.anatomy import anatomy_of
+    from fastrm_monitor.scoring.checkpoint import load_proxy
+    from fastrm_monitor.scoring.patches import layout_for
+
+    folder = load_proxy(_proxy_folder(proxy, model))
+    lvlm, processor = ask.load_lvlm(model)
+    anatomy_of(lvlm).check(folder)
+    asker = ask.Asker(lvlm, processor, instruction)
+    layout = layout_for(lvlm.config, processor)
+    found = []
+    with _progress() as bar:
+        for name, data in zip(names, parts, strict=True):
+            made = labels.make_labels(asker, data, cache or labels.default_cache(), batch=batch, progress=bar)
+            task = bar.add_task(f"judging {name}", total=None)
+            found.append(lab.evaluate(made, folder, layout, name))
+            bar.update(task, total=1, completed=1)
+    result = lab.report(model, folder, found)
+    _write(output / "report.json", json.dumps(result, indent=1))
+    print_report(result, console)
+    console.print(f"written: {output / 'report.json'}")
+
+
+@app.command()
+def dashboard(
+    store: StoreOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; only loopback without sign-in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+) -> None:
+    """Open the dashboard: overview, review queue, cases.
+
+    Example: fastrm-monitor dashboard --store sqlite:///fastrm-demo/fastrm.db
+    """
+    from fastrm_monitor.dashboard.serve import serve
+
+    raise typer.Exit(serve(_store_url(store), host=host, port=port, open_browser=open_browser))
+
+
+@db.command("upgrade")
+def db_upgrade(store: StoreOption = None) -> None:
+    """Bring the store's schema to this version; makes it when the database is empty.
+
+    Example: fastrm-monitor db upgrade --store sqlite:///fastrm.db
+    """
+    from fastrm_monitor.records import schema
+
+    url = _store_url(store)
+    schema.upgrade(url)
+    console.print(f"The store's schema is at version {schema.current(url)}.")
+
+
+@app.command()
+def doctor(store: StoreOption = None, proxy: ProxyOption = None) -> None:
+    """Say what is installed, whether proxy and store can be used, and what was counted.
+
+    Example: fastrm-monitor doctor --store sqlite:///fastrm-demo/fastrm.db
+    """
+    from fastrm_monitor.doctor import examine
+
+    healthy = examine(console, store or _given_store(), _proxy_folder(proxy, "embedded"))
+    raise typer.Exit(0 if healthy else 2)
+
+
+# --- shared --------------------------------------------------------------------------------------------------------
+
+
+def _given_store() -> str | None:
+    given = load_settings().store
+    return given.get_secret_value() if given is not None else None
+
+
+def _store_url(store: str | None) -> str:
+    return store or _given_store() or DEFAULT_STORE
+
+
+def _proxy_folder(proxy: Path | None, model: str) -> Path:
+    """The proxy named, that of the environment, or the embedded one when the model is the embedded one."""
+    from fastrm_monitor.demo import PROXY_FOLDER
+
+    given = proxy or load_settings().proxy
+    if given is not None:
+        return Path(given)
+    if model != "embedded":
+        raise FastRMError(f"No proxy for '{model}': pass --proxy FOLDER, or make one with `fastrm-monitor distill`.")
+    return PROXY_FOLDER
+
+
+def _dataset(
+    name: str,
+    questions: Path | None,
+    annotations: Path | None,
+    images: Path | None,
+    limit: int | None,
+    kinds: str,
+    pictures: int,
+    *,
+    training: bool = False,
+) -> Dataset:
+    _one_of("dataset", name, ("scenes", "vqav2"))
+    if name == "scenes":
+        from fastrm_monitor.lab.datasets.scene_set import TEST_SEED, TRAIN_SEED, SceneSet
+
+        return SceneSet([kind.strip() for kind in kinds.split(",")], pictures, TRAIN_SEED if training else TEST_SEED)
+    if questions is None or annotations is None or images is None:
+        raise DataError("--dataset vqav2 needs --questions FILE, --annotations FILE and --images FOLDER.")
+    from fastrm_monitor.lab.datasets.vqav2 import VQAv2
+
+    return VQAv2(questions, annotations, images, limit)
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise FastRMError(f"--{option} '{value}' is not known: choose {' or '.join(known)}.")
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise FastRMError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _print_proxy(output: Path, config: Any) -> None:
+    table = Table(title=f"proxy {output}", show_header=False)
+    for name, value in config.metrics.items():
+        if isinstance(value, float | int):
+            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+def _fail(error: FastRMError) -> NoReturn:
+    # Without markup: a message may hold brackets, such as those of an extra's name.
+    Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False, highlight=False, style="red")
+    sys.exit(2)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except FastRMError as error:
+        _fail(error)
+    except ModuleNotFoundError as error:
+        extra = {"torch": "hf", "transformers": "hf", "safetensors": "hf", "sklearn": "lab", "scipy": "lab"}
+        missing = (error.name or "").split(".")[0]
+        if missing not in extra:
+            raise
+        _fail(MissingExtraError("This command", extra[missing]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Every setting, with its environment variable: argument > environment > `.env` file > default.
+
+Field `flag_rate` is read from `FASTRM_FLAG_RATE`, and so on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fastrm_monitor.errors import FastRMError
+
+DEFAULT_STORE = "sqlite:///fastrm.db"
+
+
+class Settings(BaseSettings):
+    """Settings of monitor, store and dashboard."""
+
+    model_config = SettingsConfigDict(env_prefix="FASTRM_", env_file=".env", extra="ignore", frozen=True)
+
+    proxy: str | None = Field(None, description="Folder of the proxy; monitoring is off without one.")
+    store: SecretStr | None = Field(None, description="SQLAlchemy URL of the store; nothing is stored without one.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="Flag answers whose calibrated confidence is below; default: the proxy folder's."
+    )
+    flag_rate: float = Field(
+        0.1, gt=0, lt=1, description="Share of the running traffic to flag while nothing is calibrated."
+    )
+    flag_score: Literal["token_probability", "map_entropy"] = Field(
+        "token_probability", description="Score that the flag rate applies to while nothing is calibrated."
+    )
+    sample_rate: float = Field(
+        0.05, ge=0, le=1, description="Probability of storing an answer whether flagged or not; calibration needs it."
+    )
+    queue_size: int = Field(
+        2048, ge=1, description="Answers that may wait for telemetry and storage; beyond it unflagged ones go first."
+    )
+    flush_seconds: float = Field(2.0, gt=0, description="Longest wait for the queue when the process ends.")
+    pictures: Literal["thumbnail", "full", "hash", "none"] = Field(
+        "thumbnail", description="What is stored of a picture: at most 512 pixels a side, all, its hash only, nothing."
+    )
+    dashboard_url: str = Field(
+        "http://127.0.0.1:8501", description="Where reviewers open the dashboard; makes the case link on spans."
+    )
+
+
+def load_settings(**arguments: object) -> Settings:
+    """Settings from arguments (None means not given), environment, `.env` and defaults, in this order.
+
+    Raises:
+        FastRMError: a value is out of range; the message names the variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in arguments.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise FastRMError(f"FASTRM_{name.upper()} ({name}) is not usable: {first['msg']}.") from None

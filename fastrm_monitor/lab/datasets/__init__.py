@@ -1,0 +1,1 @@
+"""Questions about pictures whose right answers are known."""

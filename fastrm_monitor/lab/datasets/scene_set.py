@@ -1,0 +1,113 @@
+"""Scenes as a data set, and written out in the official form of VQAv2 so that the same code reads both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrm_monitor.errors import DataError
+from fastrm_monitor.lab.datasets.base import Sample
+from fastrm_monitor.lab.datasets.scenes import KINDS, SIZE, Scene, scenes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TRAIN_SEED, VALIDATION_SEED, TEST_SEED, DEMO_SEED = 101, 102, 103, 104
+"""Seeds of the picture sequences; the embedded model itself was trained on seed 1. No picture is in two of them."""
+
+
+class SceneSet:
+    """The first `pictures` pictures of each kind, with up to `questions` questions each.
+
+    Args:
+        kinds: names of `KINDS`.
+        pictures: of each kind.
+        seed: of the picture sequence.
+        questions: most questions a picture.
+
+    Raises:
+        DataError: a kind is unknown.
+    """
+
+    def __init__(self, kinds: list[str], pictures: int, seed: int = TEST_SEED, questions: int = 4) -> None:
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown or not kinds:
+            raise DataError(f"There is no kind of scene '{', '.join(unknown)}': known are {', '.join(KINDS)}.")
+        self.name = f"scenes-{'+'.join(kinds)}-seed{seed}-{pictures}x{questions}"
+        self._samples = [
+            sample
+            for kind in kinds
+            for scene in scenes(kind, seed, pictures, questions)
+            for sample in scene_samples(scene)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def right(self, sample: Sample, answer: str) -> bool:
+        """Word for word, whatever the case."""
+        return answer.strip().lower() == sample.answers[0]
+
+
+def scene_samples(scene: Scene) -> list[Sample]:
+    """The questions of one scene."""
+    return [
+        Sample(
+            id=f"{scene.id}-{number}",
+            picture_id=scene.id,
+            picture=partial(_picture, scene.pixels),
+            question=question.text,
+            answers=(question.answer,),
+            group=question.family,
+            boxes=tuple(
+                (left / SIZE, top / SIZE, right / SIZE, bottom / SIZE)
+                for left, top, right, bottom in (scene.objects[n].box for n in question.asked)
+            ),
+        )
+        for number, question in enumerate(scene.questions)
+    ]
+
+
+def _picture(pixels: np.ndarray) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
+
+
+def write_vqav2(folder: Path, kind: str, pictures: int, seed: int, questions: int = 4) -> tuple[Path, Path, Path]:
+    """Write scenes as VQAv2 has its files; returns the questions file, the annotations file and the pictures folder."""
+    images = folder / "val2014"
+    images.mkdir(parents=True, exist_ok=True)
+    asked: list[dict[str, Any]] = []
+    annotated: list[dict[str, Any]] = []
+    for image_id, scene in enumerate(scenes(kind, seed, pictures, questions), start=1):
+        _picture(scene.pixels).save(images / f"COCO_val2014_{image_id:012d}.png")
+        for number, question in enumerate(scene.questions):
+            question_id = image_id * 1000 + number
+            asked.append({"image_id": image_id, "question": question.text, "question_id": question_id})
+            kinds = {"existence": "yes/no", "count": "number"}
+            annotated.append(
+                {
+                    "question_type": question.family,
+                    "multiple_choice_answer": question.answer,
+                    "answers": [
+                        {"answer": question.answer, "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)
+                    ],
+                    "image_id": image_id,
+                    "answer_type": kinds.get(question.family, "other"),
+                    "question_id": question_id,
+                }
+            )
+    frame = {"info": {"description": f"{kind} scenes"}, "data_type": "mscoco", "data_subtype": "val2014"}
+    questions_file, annotations_file = folder / "questions.json", folder / "annotations.json"
+    questions_file.write_text(json.dumps({**frame, "task_type": "Open-Ended", "questions": asked}))
+    annotations_file.write_text(json.dumps({**frame, "annotations": annotated}))
+    return questions_file, annotations_file, images

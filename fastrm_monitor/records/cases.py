@@ -1,0 +1,118 @@
+"""An answer and its assessment become a row of `cases`. Called on the background thread; knows no store.
+
+The texts are what users and models wrote, so they are stored as they are, except for what no database takes.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from PIL.Image import Image
+
+import fastrm_monitor
+from fastrm_monitor.guard import log_once
+from fastrm_monitor.records.images import StoredPicture, pack_map, prepare
+from fastrm_monitor.records.models import Case, CasePicture
+from fastrm_monitor.records.text import clean_text
+from fastrm_monitor.types import Answer, Assessment, RelevanceMap
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NOTHING = StoredPicture(0, 0, None, None, None)
+
+
+def make_case(
+    answer: Answer,
+    assessment: Assessment,
+    *,
+    server: str,
+    picture_mode: str,
+    trace_id: str | None,
+    span_id: str | None,
+    failed: Callable[[str], None],
+) -> Case:
+    """The case of an answer, with every relevance map and, where they can be had, the pictures.
+
+    A picture that cannot be made is left out and counted; the case is not lost. Pictures are stored only when there are
+    as many of them as maps: otherwise nobody knows which map belongs to which picture, and a map over the wrong
+    picture is worse than one without. Numbers that are not finite are left out, because JSON has none.
+
+    Args:
+        answer: as it was served.
+        assessment: of that answer; its `case_id` becomes the case's.
+        server: name of this process.
+        picture_mode: see `images.prepare`.
+        trace_id: hexadecimal, of the answer's span; None without tracing.
+        span_id: likewise.
+        failed: told "picture" for each picture that was left out.
+    """
+    pictures: tuple[Callable[[], Image] | None, ...] = answer.pictures
+    if len(pictures) != len(assessment.maps):
+        for _ in pictures:
+            failed("picture")
+        pictures = (None,) * len(assessment.maps)
+    return Case(
+        case_id=assessment.case_id or str(uuid.uuid4()),
+        created_at=_EPOCH + timedelta(microseconds=answer.ended_ns // 1000),
+        request_id=clean_text(answer.request_id, 255),
+        user_key=None if answer.user_key is None else clean_text(answer.user_key, 255),
+        server=clean_text(server, 255),
+        model=clean_text(answer.model, 255),
+        question=clean_text(answer.question),
+        answer=clean_text(answer.text),
+        confidence=_finite(assessment.confidence),
+        calibrated=bool(assessment.calibrated),
+        threshold=_finite(assessment.threshold),
+        entropy=_finite(assessment.entropy),
+        features={name: float(value) for name, value in assessment.features.items() if math.isfinite(value)},
+        flagged=bool(assessment.flagged),
+        reason=None if assessment.reason is None else clean_text(assessment.reason, 64),
+        sampled=bool(assessment.sampled),
+        sample_rate=float(assessment.sample_rate),
+        proxy_version=clean_text(assessment.proxy_version, 64),
+        library_version=fastrm_monitor.__version__[:32],
+        scoring_seconds=float(assessment.scoring_seconds),
+        trace_id=trace_id,
+        span_id=span_id,
+        verdict=None,
+        version=0,
+        pictures=[
+            _case_picture(position, relevance, picture, picture_mode, failed)
+            for position, (relevance, picture) in enumerate(zip(assessment.maps, pictures, strict=True))
+        ],
+    )
+
+
+def _case_picture(
+    position: int,
+    relevance: RelevanceMap,
+    picture: Callable[[], Image] | None,
+    mode: str,
+    failed: Callable[[str], None],
+) -> CasePicture:
+    kept = _NOTHING
+    if picture is not None:
+        try:
+            kept = prepare(picture(), mode)
+        except Exception as error:
+            failed("picture")
+            log_once("fastrm-monitor: a picture could not be stored, its case is: %s", "picture", error)
+    rows, columns = relevance.values.shape  # (gh, gw)
+    return CasePicture(
+        position=position,
+        width=kept.width or None,
+        height=kept.height or None,
+        sha256=kept.sha256,
+        media_type=kept.media_type,
+        content=kept.content,
+        rows=rows,
+        columns=columns,
+        relevance=pack_map(relevance.values),
+        region=[float(edge) for edge in relevance.region],
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,171 @@
+"""From a store's URL to a SQLAlchemy engine, and from a database's errors to one sentence without the password.
+
+Knows neither tables nor schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from fastrm_monitor.errors import MissingExtraError, StoreError
+from fastrm_monitor.records.forks import TRANSACTIONS
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+_SHAPES = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+_BUSY_MILLISECONDS = 5000
+_CONNECT_SECONDS = 5
+_SECRET_WORDS = ("pass", "pwd", "secret", "token")
+_WRITES = "fastrm_writes"
+
+
+def read_url(text: str) -> URL:
+    """A store's URL with the driver that is used for it.
+
+    Raises:
+        StoreError: it cannot be read, or is of a database that is not supported. What is wrong with it is not quoted,
+            since it may be the password.
+    """
+    try:
+        url = make_url(text)
+    except Exception:
+        raise StoreError(f"The store's URL cannot be read; it looks like {_SHAPES}.") from None
+    if url.drivername not in _DRIVERS:
+        raise StoreError(f"A store cannot be of the kind {url.drivername!r}; use {_SHAPES}.")
+    url = url.set(drivername=_DRIVERS[url.drivername])
+    if url.drivername == "sqlite":
+        if url.host or url.username or url.password:
+            raise StoreError("The store's URL has too few slashes for a file; it looks like sqlite:///fastrm.db.")
+        name = url.database or ":memory:"
+        if ":memory:" in name or "memory" in _values(url, "mode"):
+            raise StoreError("A store in memory would be lost at once; name a file, e.g. sqlite:///fastrm.db.")
+    return url
+
+
+def safe_url(url: URL) -> str:
+    """The URL as it may be shown: without its password, wherever that stands."""
+    query = {name: "hidden" if _is_secret(name) else value for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
+def open_engine(url: URL) -> Engine:
+    """An engine for threads; nothing is connected yet.
+
+    SQLite connections live for one transaction only: one that lies idle would be copied by a fork, and SQLite's locks
+    do not bear that (see `forks`).
+
+    Raises:
+        StoreError: the folder of an SQLite file does not exist.
+        MissingExtraError: psycopg is not installed.
+    """
+    if url.drivername == "sqlite":
+        return _open_sqlite(url)
+    arguments = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+    try:
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=arguments)
+    except ImportError:
+        raise MissingExtraError("A PostgreSQL store", "postgres") from None
+
+
+def for_writing(engine: Engine) -> Engine:
+    """The same engine, its transactions taking SQLite's write lock at once.
+
+    One that reads first and writes later can fail half-way, however long it waits.
+    """
+    return engine.execution_options(**{_WRITES: True})
+
+
+@contextmanager
+def one_sentence(url: URL, doing: str) -> Iterator[None]:
+    """Turn a database's error into a `StoreError`: "The store URL cannot be `doing`: ..."."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError) as error:
+        _forget_rows(error)
+        raise StoreError(_sentence(url, doing, error)) from None
+
+
+def _forget_rows(error: Exception) -> None:
+    """PostgreSQL quotes the whole row below an error's first line, and some error reporters show an error's context."""
+    for one in (error, getattr(error, "orig", None)):
+        if one is not None and one.args and isinstance(one.args[0], str):
+            one.args = (one.args[0].split("\n")[0], *one.args[1:])
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction, committed at the end."""
+    with TRANSACTIONS.inside(), engine.begin() as connection:
+        yield connection
+
+
+def _open_sqlite(url: URL) -> Engine:
+    name = url.database or ""
+    if not name.startswith("file:"):  # SQLite's own URIs speak for themselves
+        path = Path(name)
+        if path.is_dir():
+            raise StoreError(f"The store {safe_url(url)} is a folder; name a file in it.")
+        if not path.absolute().parent.is_dir():
+            raise StoreError(f"The folder of the store {safe_url(url)} does not exist; make it first.")
+    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where `begin` below says, not where sqlite3 guesses
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = NORMAL")  # with WAL, a power cut costs the last moments at most
+        except BaseException:
+            connection.close()  # nobody else knows of it yet
+            raise
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _sentence(url: URL, doing: str, error: Exception) -> str:
+    shown = safe_url(url)
+    detail = str(getattr(error, "orig", None) or error).strip().split("\n")[0].rstrip(". ")
+    if "file is not a database" in detail:
+        return f"The store {shown} is not an SQLite database; name another file."
+    if "unable to open database file" in detail:
+        return f"The store {shown} cannot be opened; check the permissions of the file and its folder."
+    if any(secret in detail for secret in _secrets(url)):
+        detail = "the database refused"
+    return f"The store {shown} cannot be {doing}: {detail}."
+
+
+def _secrets(url: URL) -> Iterator[str]:
+    found = [str(url.password or "")]
+    for name in url.query:
+        if _is_secret(name):
+            found += _values(url, name)
+    for secret in filter(None, found):
+        yield from {secret, quote(secret, safe=""), quote_plus(secret)}
+
+
+def _values(url: URL, name: str) -> list[str]:
+    value = url.query.get(name, ())
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_WORDS)

@@ -1,0 +1,1 @@
+"""From hidden states to a relevance map, a confidence and a decision."""

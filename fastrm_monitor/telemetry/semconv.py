@@ -1,0 +1,64 @@
+"""Every name that telemetry uses, and nothing else.
+
+The `gen_ai.*` names are those of OpenTelemetry's semantic conventions for generative AI (status Development), written
+down here because the constants of the Python package are marked as moved. The `fastrm.*` names are our own.
+"""
+
+from __future__ import annotations
+
+SCOPE = "fastrm_monitor"
+"""Instrumentation scope of tracer, meter and logger."""
+
+# --- span, of the conventions ---
+OPERATION_NAME = "gen_ai.operation.name"
+PROVIDER_NAME = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_ID = "gen_ai.response.id"
+RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
+USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+
+OPERATION_CHAT = "chat"
+
+# --- event, of the conventions ---
+EVALUATION_EVENT = "gen_ai.evaluation.result"
+EVALUATION_NAME = "gen_ai.evaluation.name"
+EVALUATION_SCORE_VALUE = "gen_ai.evaluation.score.value"
+EVALUATION_SCORE_LABEL = "gen_ai.evaluation.score.label"
+EVALUATION_EXPLANATION = "gen_ai.evaluation.explanation"
+EVALUATION_TARGET = "gen_ai.evaluation.target"
+ERROR_TYPE = "error.type"
+
+EVALUATION = "fastrm.confidence"
+"""Value of `gen_ai.evaluation.name`."""
+
+# --- our own, on span and event ---
+CONFIDENCE = "fastrm.confidence"
+CALIBRATED = "fastrm.calibrated"
+ENTROPY = "fastrm.entropy"
+FLAGGED = "fastrm.flagged"
+REASON = "fastrm.reason"
+PROXY_VERSION = "fastrm.proxy.version"
+CASE_ID = "fastrm.case.id"
+CASE_URL = "fastrm.case.url"
+SCORE_RANGE = "fastrm.score.range"
+EVALUATOR_VERSION = "fastrm.evaluator.version"
+
+# --- metrics and their attributes; only what has few values ---
+METRIC_CONFIDENCE = "fastrm.confidence"
+METRIC_ENTROPY = "fastrm.entropy"
+METRIC_SCORING_DURATION = "fastrm.scoring.duration"
+METRIC_RESULTS = "fastrm.results"
+METRIC_DROPPED = "fastrm.dropped"
+METRIC_QUEUE_SIZE = "fastrm.queue.size"
+MODEL = "model"
+VERDICT = "verdict"
+DROP_REASON = "reason"
+
+FLAGGED_LABEL, PASSED_LABEL, UNSCORED_LABEL = "flagged", "passed", "unscored"
+"""Values of `gen_ai.evaluation.score.label` (the first two) and of the metrics' `verdict`."""
+
+CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""Standard variable: NO_CONTENT (default), SPAN_ONLY, EVENT_ONLY or SPAN_AND_EVENT."""

@@ -1,0 +1,310 @@
+"""Distillation: what is held out stays out, the best weights are kept, and the confidence is honest about itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.progress import Progress
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fastrm_monitor.errors import DataError
+from fastrm_monitor.lab.ask import Asker
+from fastrm_monitor.lab.datasets.scene_set import SceneSet
+from fastrm_monitor.lab.distill import (
+    CONFIDENCE_FEATURES,
+    Recipe,
+    arrange,
+    fit_confidence,
+    last_states,
+    predict,
+    split_by_picture,
+    teacher_maps,
+    train_proxy,
+)
+from fastrm_monitor.lab.labels import Labels, make_labels
+from fastrm_monitor.lab.proxies import make_proxy
+from fastrm_monitor.scoring.anatomy import anatomy_of
+from fastrm_monitor.scoring.checkpoint import load_proxy
+from fastrm_monitor.scoring.entropy import map_features
+from fastrm_monitor.scoring.patches import FixedGridLayout
+from fastrm_monitor.scoring.proxy import Proxy, ProxyConfig, build_proxy
+from tests.tiny import WIDTH, made_up_labels, tiny_asker, with_right
+
+QUICK = Recipe(key_size=8, projection_size=16, epochs=12, batch=32, rate=5e-3)
+GRID = FixedGridLayout(4, 3, 3)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    return made_up_labels(tmp_path_factory.mktemp("labels") / "labels.safetensors", pictures=80, questions=5)
+
+
+@pytest.fixture(scope="module")
+def asker() -> Asker:
+    return tiny_asker(max_new_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def real(asker: Asker, tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    return make_labels(asker, SceneSet(["natural"], pictures=60, seed=5), tmp_path_factory.mktemp("real"), batch=32)
+
+
+def auprc(proxy: Proxy, labels: Labels, rows: list[int], threshold: float = 0.3) -> float:
+    """AUPRC over all patches of some questions, one question at a time, without the code under test."""
+    scores, truth = [], []
+    for row in rows:
+        one = labels.batch([row])
+        with torch.no_grad():
+            scores.append(torch.sigmoid(proxy(one.states, one.image, one.valid))[one.image].numpy())
+        truth.append(one.targets[one.image].numpy() >= threshold)
+    return float(average_precision_score(np.concatenate(truth), np.concatenate(scores)))
+
+
+def test_split_is_by_picture(made_up: Labels) -> None:
+    """No picture has questions on both sides, every question is on one, and the share is about the asked one."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    names = [{made_up.facts[row].picture_id for row in side} for side in (training, validation)]
+    assert not names[0] & names[1]
+    assert sorted(training + validation) == list(range(len(made_up)))
+    assert len(names[1]) / 80 == pytest.approx(0.25, abs=0.12)
+    assert split_by_picture(made_up, 0.25, seed=0) == (training, validation)
+    assert split_by_picture(made_up, 0.25, seed=1) != (training, validation)
+
+
+def test_split_does_not_depend_on_the_rest(made_up: Labels, tmp_path: Path) -> None:
+    """A picture stays on its side when the data set grows, so that a larger run learns no held-out picture."""
+    few = made_up_labels(tmp_path / "few.safetensors", pictures=30, questions=5)
+    sides = []
+    for labels in (few, made_up):
+        _, validation = split_by_picture(labels, 0.25, seed=0)
+        sides.append({labels.facts[row].picture_id for row in validation})
+    assert sides[0] == {name for name in sides[1] if int(name.removeprefix("picture-")) < 30}
+
+
+def test_one_picture_cannot_be_split(tmp_path: Path) -> None:
+    """One picture has no other to be held out: one sentence."""
+    with pytest.raises(DataError, match="1 pictures are too few to hold any out: use more"):
+        split_by_picture(made_up_labels(tmp_path / "one.safetensors", pictures=1), 0.2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "least"),
+    [
+        (QUICK, 0.9),
+        (replace(QUICK, targets="hard"), 0.9),
+        (replace(QUICK, form="self-attention", epochs=20), 0.2),  # it mixes the rows that it should tell apart
+    ],
+    ids=["query-row", "hard targets", "self-attention"],
+)
+def test_a_simple_truth_is_learnt(made_up: Labels, recipe: Recipe, least: float) -> None:
+    """Where relevant patches are of the question's sort, a trained proxy finds them on unseen pictures."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    torch.manual_seed(0)
+    untrained = build_proxy(ProxyConfig(16, recipe.form, recipe.key_size, recipe.projection_size))
+    assert auprc(untrained, made_up, validation) < 0.15
+    assert auprc(train_proxy(made_up, training, validation, recipe), made_up, validation) > least
+
+
+def test_targets(made_up: Labels) -> None:
+    """Soft targets are the teacher's relevance, 0.14 on average here; hard ones are 1 from the threshold on."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    once = replace(QUICK, epochs=1, batch=8, label_threshold=0.04)  # which every patch reaches
+    means = []
+    for targets in ("soft", "hard"):
+        proxy = train_proxy(made_up, training, validation, replace(once, targets=targets))
+        means.append(float(np.concatenate(predict(proxy, made_up, validation)).mean()))
+    assert means[0] < 0.35
+    assert means[1] > 0.65
+
+
+def test_a_model_is_distilled(real: Labels) -> None:
+    """On a LLaVA's own maps a few epochs beat the untrained proxy and the base rate on unseen pictures."""
+    training, validation = split_by_picture(real, 0.25, seed=0)
+    torch.manual_seed(0)
+    untrained = build_proxy(ProxyConfig(WIDTH, "query-row", 8, 16))
+    learnt = auprc(train_proxy(real, training, validation, QUICK), real, validation)
+    base = float(np.mean(np.concatenate(teacher_maps(real, validation)) >= 0.3))
+    assert learnt > max(auprc(untrained, real, validation), base) + 0.1
+
+
+def test_early_stopping_keeps_the_best(made_up: Labels) -> None:
+    """Training ends `patience` epochs after its best one, and that one's weights are returned, frozen."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    told: list[tuple[int, float]] = []
+    hasty = replace(QUICK, rate=0.1, epochs=40, patience=3)
+    proxy = train_proxy(made_up, training[:40], validation, hasty, lambda *what: told.append(what))
+    values = [value for _, value in told]
+    best = int(np.argmax(values))
+    assert [epoch for epoch, _ in told] == list(range(1, len(told) + 1))
+    assert len(told) == best + 1 + 3 < 40
+    assert auprc(proxy, made_up, validation) == pytest.approx(values[best], abs=1e-6)
+    assert values[-1] < values[best]
+    assert not proxy.training
+    assert not any(value.requires_grad for value in proxy.parameters())
+
+
+def test_training_is_seeded(made_up: Labels) -> None:
+    """The same recipe gives the same proxy, another seed another one."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    short = replace(QUICK, epochs=2)
+    one, same, other = (
+        train_proxy(made_up, training, validation, replace(short, seed=seed)).state_dict() for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["key.0.weight"], other["key.0.weight"])
+
+
+def test_predictions_are_in_token_order(made_up: Labels) -> None:
+    """Maps of a batch are each prompt's own, laid on its picture; states are those at its last token."""
+    proxy = build_proxy(ProxyConfig(16, "query-row", 4)).eval()
+    rows = [5, 0, 17]
+    maps = predict(proxy, made_up, rows)
+    for row, own, target, laid in zip(
+        rows, maps, teacher_maps(made_up, rows), arrange(maps, made_up, rows, GRID), strict=True
+    ):
+        one = made_up.batch([row])
+        with torch.no_grad():
+            alone = torch.sigmoid(proxy(one.states, one.image, one.valid))[one.image].numpy()
+        assert own == pytest.approx(alone, abs=1e-6)
+        assert target == pytest.approx(one.targets[one.image].numpy())
+        assert laid.values.ravel() == pytest.approx(own)
+    assert np.array_equal(last_states(made_up, rows)[2], made_up.batch([17]).states[0, -1])
+
+
+@pytest.fixture(scope="module")
+def calibrated(made_up: Labels) -> tuple[Proxy, Labels]:
+    torch.manual_seed(0)
+    return build_proxy(ProxyConfig(16, "query-row", 4)).eval().requires_grad_(False), made_up
+
+
+def test_exported_probe_is_sklearns(calibrated: tuple[Proxy, Labels]) -> None:
+    """The folder's probe weights give, on raw states, the probabilities of the scaled sklearn model they came from."""
+    proxy, labels = calibrated
+    rows = list(range(len(labels)))
+    fitted = fit_confidence(proxy, labels, rows, GRID, flag_rate=0.2, data="made up")
+    assert fitted is not None
+    states, right = last_states(labels, rows), np.array([one.right for one in labels.facts])
+    own = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(states, right)
+    logits = states @ np.array(fitted.probe) + fitted.probe_bias
+    assert 1 / (1 + np.exp(-logits)) == pytest.approx(own.predict_proba(states)[:, 1], abs=1e-4)
+
+
+def test_confidence_is_calibrated(calibrated: tuple[Proxy, Labels], tmp_path: Path) -> None:
+    """On other pictures the fitted confidence is near the share of right answers, and tells right from wrong."""
+    proxy, labels = calibrated
+    fitted = fit_confidence(proxy, labels, list(range(len(labels))), GRID, flag_rate=0.2, data="made up")
+    assert fitted is not None
+    other = made_up_labels(tmp_path / "other.safetensors", pictures=200, questions=4, seed=9)
+    states = last_states(other, range(len(other)))
+    p_ik = 1 / (1 + np.exp(-(states @ np.array(fitted.probe) + fitted.probe_bias)))
+    maps = arrange(predict(proxy, other, range(len(other))), other, range(len(other)), GRID)
+    said = np.array(
+        [
+            fitted({**map_features([one]), **facts.numbers, "p_ik": float(p)})[0]
+            for one, facts, p in zip(maps, other.facts, p_ik, strict=True)
+        ]
+    )
+    right = np.array([facts.right for facts in other.facts])
+    assert said.mean() == pytest.approx(right.mean(), abs=0.08)
+    assert np.mean(said < fitted.threshold) == pytest.approx(0.2, abs=0.06)
+    high, low = right[said >= np.median(said)], right[said < np.median(said)]
+    assert high.mean() > low.mean() + 0.3
+    assert fitted.fitted_on["held_out_auroc"] == pytest.approx(
+        np.mean(said[right][:, None] > said[~right][None, :]), abs=0.08
+    )
+
+
+def test_confidence_is_judged_out_of_fold(tmp_path: Path) -> None:
+    """Where right and wrong are drawn by lot, the stated AUROC is that of guessing, however well it was learnt."""
+    labels = made_up_labels(tmp_path / "wide.safetensors", pictures=12, questions=5, width=100)
+    rng = np.random.default_rng(4)
+    labels = with_right(labels, lambda row: bool(rng.random() < 0.5))
+    torch.manual_seed(0)
+    proxy = build_proxy(ProxyConfig(100, "query-row", 4)).eval()
+    rows = list(range(len(labels)))
+    fitted = fit_confidence(proxy, labels, rows, GRID, flag_rate=0.2, data="noise")
+    assert fitted is not None
+    right = np.array([one.right for one in labels.facts])
+
+    def apart(score: np.ndarray) -> float:
+        return float(np.mean(score[right][:, None] > score[~right][None, :]))
+
+    by_heart = last_states(labels, rows) @ np.array(fitted.probe) + fitted.probe_bias
+    assert apart(by_heart) > 0.75
+    low, high = fitted.fitted_on["held_out_auroc_ci95"]
+    assert low < 0.5 < high
+    assert fitted.fitted_on["held_out_auroc"] < 0.6
+
+
+def test_what_the_confidence_says_of_itself(calibrated: tuple[Proxy, Labels]) -> None:
+    """Counts, accuracy and the flag rate are stated, and the threshold flags about that share."""
+    proxy, labels = calibrated
+    rows = list(range(len(labels)))
+    fitted = fit_confidence(proxy, labels, rows, GRID, flag_rate=0.3, data="made up")
+    assert fitted is not None
+    stated = fitted.fitted_on
+    right = [facts.right for facts in labels.facts]
+    assert (stated["data"], stated["answers"], stated["pictures"]) == ("made up", 400, 80)
+    assert stated["accuracy"] == pytest.approx(np.mean(right))
+    assert stated["flag_rate"] == 0.3
+    assert fitted.features == CONFIDENCE_FEATURES
+    assert 0.0 <= stated["held_out_ece"] < 0.15
+    json.dumps(stated, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [set(), set(range(19)), set(range(400)), set(range(381))],
+    ids=["none wrong", "19 wrong", "all wrong", "19 right"],
+)
+def test_too_few_to_calibrate(calibrated: tuple[Proxy, Labels], wrong: set[int]) -> None:
+    """With fewer than 20 right or wrong answers nothing is calibrated."""
+    proxy, labels = calibrated
+    poor = with_right(labels, lambda row: row not in wrong)
+    assert fit_confidence(proxy, poor, list(range(400)), GRID, flag_rate=0.2, data="poor") is None
+
+
+def test_wrong_answers_on_one_picture(tmp_path: Path) -> None:
+    """When all wrong answers are about one picture, none can be held out: nothing is calibrated, nothing fails."""
+    labels = made_up_labels(tmp_path / "labels.safetensors", pictures=6, questions=25)
+    proxy = build_proxy(ProxyConfig(16, "query-row", 4)).eval()
+    poor = with_right(labels, lambda row: row >= 25)
+    assert fit_confidence(proxy, poor, list(range(len(poor))), GRID, flag_rate=0.2, data="poor") is None
+
+
+def test_proxy_folder(asker: Asker, real: Labels, tmp_path: Path) -> None:
+    """`make_proxy` writes a folder that loads, belongs to the model, and says what it was made of."""
+    held = made_up_labels(tmp_path / "held.safetensors", pictures=40, questions=5, width=WIDTH, side=8)
+    with Progress(disable=True) as bar:
+        written = make_proxy(asker, real, held, replace(QUICK, epochs=3), tmp_path / "proxy", "toys", "org/tiny", bar)
+    folder = load_proxy(tmp_path / "proxy")
+    anatomy_of(asker.model).check(folder)
+    assert folder.config == written
+    assert (written.model_id, written.model_type, written.form) == ("org/tiny", "llava", "query-row")
+    training, validation = split_by_picture(real, QUICK.validation, QUICK.seed)
+    assert (written.training["questions"], written.training["data"]) == (len(training), "toys")
+    assert written.training["pictures"] == len({real.facts[row].picture_id for row in training})
+    assert written.metrics["validation_questions"] == len(validation)
+    assert written.metrics["auprc"] == pytest.approx(auprc(folder.proxy, real, validation), abs=1e-4)
+    assert written.metrics["all_negative_accuracy"] == pytest.approx(1 - written.metrics["base_rate"])
+    assert folder.confidence is not None
+    assert folder.confidence.fitted_on == written.metrics["confidence"]
+    assert len(folder.confidence.probe) == WIDTH
+
+
+def test_uncalibrated_folder(asker: Asker, real: Labels, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that is never right gives a proxy without a confidence, and the console says so."""
+    never = with_right(real, lambda row: False)
+    with Progress(disable=True) as bar:
+        written = make_proxy(asker, never, None, replace(QUICK, epochs=1), tmp_path / "proxy", "toys", "org/tiny", bar)
+    assert load_proxy(tmp_path / "proxy").confidence is None
+    assert written.metrics["confidence"] is None
+    assert "the proxy will serve uncalibrated" in " ".join(capsys.readouterr().out.split())
