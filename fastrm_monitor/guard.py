@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from threading import Lock
 from types import TracebackType
 
 logger = logging.getLogger("fastrm_monitor")
@@ -19,7 +18,6 @@ STRICT = False
 
 _QUIET_SECONDS = 60.0
 _last_logged: dict[str, float] = {}
-_lock = Lock()
 
 
 class Guard:
@@ -54,10 +52,8 @@ class _Guarded:
 
 def log_once(message: str, key: str, error: BaseException) -> None:
     """Log a warning with the error's traceback, at most once a minute for each key."""
+    # Without a lock, which a forked child could inherit locked: two threads may log the same line, that is all.
     now = time.monotonic()
-    with _lock:
-        quiet = now - _last_logged.get(key, -_QUIET_SECONDS) < _QUIET_SECONDS
-        if not quiet:
-            _last_logged[key] = now
-    if not quiet:
+    if now - _last_logged.get(key, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+        _last_logged[key] = now
         logger.warning(message, f"{type(error).__name__}: {error}", exc_info=error)

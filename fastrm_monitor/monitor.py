@@ -112,6 +112,7 @@ class Monitor:
         """A child process is a server of its own; `Counters`, `Writer` and `Store` renew themselves."""
         self.server = f"{socket.gethostname()}:{os.getpid()}"
         self._writing_traffic = threading.Lock()
+        self.policy.after_fork()
 
     # --- in the caller's thread ---------------------------------------------------------------------------------
 

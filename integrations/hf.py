@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fastrm_monitor.errors import ModelError
 from fastrm_monitor.monitor import Monitor
+from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.scoring.anatomy import anatomy_of
 from fastrm_monitor.scoring.patches import PatchGrid, PictureInput, layout_for
 from fastrm_monitor.scoring.scorer import Measured, answer_features
@@ -88,7 +89,8 @@ class Handle:
         self._pictures: Any = getattr(processor, "image_processor", None)
         self._local = threading.local()
         self._finished: deque[tuple[int, Assessment]] = deque(maxlen=_KEPT_ASSESSMENTS)
-        self._lock = threading.Lock()
+        self.after_fork()
+        renew_in_child(self)
         weight = getattr(anatomy.norm, "weight", None)
         monitor.scorer.to(weight.device if weight is not None else model.device)
         self._own_generate = model.__dict__.get("generate")
@@ -100,6 +102,10 @@ class Handle:
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward),
         ]
+
+    def after_fork(self) -> None:
+        """In a child process: a lock that nobody holds."""
+        self._lock = threading.Lock()
 
     # --- for the caller -------------------------------------------------------------------------------------------
 

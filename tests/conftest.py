@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -113,6 +115,17 @@ def any_store_url(request: pytest.FixtureRequest, store_url: str) -> Iterator[st
     server.psql(f"CREATE DATABASE {name}")
     yield server.get_uri(name)
     server.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """For tests that fork beside threads: coverage's tracer takes a lock, which the child would inherit locked."""
+    here, threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+    yield
+    sys.settrace(here)
+    threading.settrace(threads)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

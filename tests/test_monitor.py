@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 
@@ -187,3 +188,44 @@ def test_environment_and_arguments(uncalibrated, monkeypatch, store_url):
     assert (one.sampled, one.sample_rate, one.case_id is not None) == (True, 1.0, True)
     monitor.close()
     monitor.close()  # idempotent
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.usefixtures("untraced")
+def test_fork_while_others_are_assessed(opened, store_url):
+    """Children forked in the middle of traffic count and store their own answers alone, under a name of their own."""
+    monitor = opened(store=store_url, sample_rate=1.0, flush_seconds=10)
+    stop = threading.Event()
+
+    def serve():
+        number = 0
+        while not stop.is_set():
+            monitor.record(answer(number), assess(monitor, number))
+            number += 1
+
+    threads = [threading.Thread(target=serve) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for child in range(6):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                one = assess(monitor, 10_000 + child)
+                monitor.record(answer(10_000 + child), one)
+                counts = monitor.counters.snapshot()
+                own = (counts["seen", ""], monitor.flush(10), monitor.server.endswith(f":{os.getpid()}"))
+                status = 0 if own == (1.0, True, True) and monitor.counters.snapshot()["stored", ""] == 1 else 2
+            finally:
+                os._exit(status)
+        children.append(pid)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 6
+    assert monitor.flush(60)
+    with Store(store_url) as store, store.session() as session:
+        found = session.scalars(select(Case.request_id).where(Case.request_id.like("r1000_"))).all()
+    assert {f"r{10_000 + child}" for child in range(6)} <= set(found)

@@ -140,6 +140,7 @@ def test_threads_lose_no_count():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.usefixtures("untraced")
 def test_child_begins_at_zero():
     """A forked child does not write its parent's counts a second time; the parent keeps them."""
     counters = Counters(Clock())

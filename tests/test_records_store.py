@@ -515,6 +515,7 @@ def in_child(work):
 
 @fork
 @forks
+@pytest.mark.usefixtures("untraced")
 def test_fork_waits_for_a_transaction_of_another_thread(store):
     """A child forked while another thread is writing may write; a copied transaction would lock it out for good."""
     inside, leave = threading.Event(), threading.Event()
@@ -537,6 +538,7 @@ def test_fork_waits_for_a_transaction_of_another_thread(store):
 
 @fork
 @forks
+@pytest.mark.usefixtures("untraced")
 def test_fork_inside_a_session_does_not_wait_for_itself(store):
     """A thread that forks while it is reading goes on at once, in the parent and in the child."""
     with store.session() as session:

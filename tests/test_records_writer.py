@@ -414,6 +414,7 @@ def test_invariant_under_faults():
 
 @fork
 @forks
+@pytest.mark.usefixtures("untraced")
 def test_fork_delivers_each_item_once(make, sink):
     """The parent's items are delivered by the parent alone, the child's by the child, each by a thread of its own."""
     writer = make()
@@ -444,6 +445,7 @@ def test_fork_delivers_each_item_once(make, sink):
 
 @fork
 @forks
+@pytest.mark.usefixtures("untraced")
 def test_fork_while_others_put(make, sink):
     """Children forked while other threads hold the queue's lock can put and close; none of them hangs."""
     writer = make(size=50)

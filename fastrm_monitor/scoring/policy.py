@@ -42,6 +42,10 @@ class RunningQuantile:
     def __init__(self, rate: float, window: int = 1000, warm_up: int = 20) -> None:
         self._rate, self._warm_up = rate, warm_up
         self._scores: deque[float] = deque(maxlen=window)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a child process: a lock that nobody holds; the scores so far are the child's too."""
         self._lock = Lock()
 
     def __call__(self, score: float) -> tuple[bool, float | None]:
@@ -85,6 +89,11 @@ class Policy:
         # Two scores share no scale, and an engine may give the token probability of some answers only.
         self._low = {score: RunningQuantile(flag_rate) for score in _REASON_OF_SCORE}
         self._random = random.Random(seed)  # noqa: S311 - a sample, not a secret
+
+    def after_fork(self) -> None:
+        """In a child process: see `RunningQuantile.after_fork`."""
+        for low in self._low.values():
+            low.after_fork()
 
     def decide(self, features: Mapping[str, float], confidence: float, calibrated: bool) -> Decision:
         """The decision on one answer."""
