@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fastrm_monitor.config import DEFAULT_STORE, load_settings
-from fastrm_monitor.errors import DataError, FastRMError, MissingExtraError
+from fastrm_monitor.errors import DataError, FastRMError, MissingExtraError, StoreError
 
 if TYPE_CHECKING:
     from fastrm_monitor.lab.datasets.base import Dataset
@@ -62,7 +64,7 @@ def score(
     model: ModelOption = "embedded",
     proxy: ProxyOption = None,
     overlay: Annotated[Path | None, typer.Option(help="Write the first picture with its heatmap to this file.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Longest answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Ask one question about one picture and print the answer with its confidence.
@@ -124,12 +126,16 @@ def distill(
     calibrate_pictures: Annotated[int, typer.Option(min=0, help="Natural scenes to calibrate on.")] = 600,
     form: Annotated[str, typer.Option(help="'query-row' or 'self-attention'.")] = "query-row",
     targets: Annotated[str, typer.Option(help="'soft' or 'hard' (the paper's).")] = "soft",
-    label_threshold: Annotated[float, typer.Option(help="Teacher relevance that counts as relevant.")] = 0.3,
-    key_size: Annotated[int, typer.Option(min=1, help="Width of keys and queries.")] = 64,
-    projection_size: Annotated[int, typer.Option(min=0, help="Hidden width of projections; 0: one linear map.")] = 128,
+    label_threshold: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Teacher relevance that counts as relevant.")
+    ] = 0.3,
+    key_size: Annotated[int, typer.Option(min=1, max=8192, help="Width of keys and queries.")] = 64,
+    projection_size: Annotated[
+        int, typer.Option(min=0, max=65536, help="Hidden width of projections; 0: one linear map.")
+    ] = 128,
     epochs: Annotated[int, typer.Option(min=1)] = 40,
     batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31)] = 0,
     instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
     cache: Annotated[Path | None, typer.Option(help="Where labels are kept, so that a broken run goes on.")] = None,
 ) -> None:
@@ -140,6 +146,8 @@ def distill(
     """
     _one_of("form", form, ("query-row", "self-attention"))
     _one_of("targets", targets, ("soft", "hard"))
+    _need_lab("Distilling")
+    _make_folder(output)
     data = _dataset(dataset, questions, annotations, images, limit, kinds, pictures, training=True)
     from fastrm_monitor.lab import ask, labels
     from fastrm_monitor.lab.distill import Recipe
@@ -191,6 +199,8 @@ def evaluate(
     """
     from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
 
+    _need_lab("Evaluating")
+    _make_folder(output)
     names = ["natural", *SHIFTED_KINDS] if kinds == "all" else [kind.strip() for kind in kinds.split(",")]
     parts = [_dataset(dataset, questions, annotations, images, limit, name, pictures) for name in names]
     if dataset != "scenes":
@@ -232,7 +242,9 @@ def dashboard(
     Example: fastrm-monitor dashboard --store sqlite:///fastrm-demo/fastrm.db
     """
     from fastrm_monitor.dashboard.serve import serve
+    from fastrm_monitor.records.store import Store
 
+    Store(_existing(_store_url(store))).close()  # what is wrong with it is said here, not on a page
     raise typer.Exit(serve(_store_url(store), host=host, port=port, open_browser=open_browser))
 
 
@@ -257,7 +269,8 @@ def doctor(store: StoreOption = None, proxy: ProxyOption = None) -> None:
     """
     from fastrm_monitor.doctor import examine
 
-    healthy = examine(console, store or _given_store(), _proxy_folder(proxy, "embedded"))
+    given = store or _given_store()
+    healthy = examine(console, _existing(given) if given is not None else None, _proxy_folder(proxy, "embedded"))
     raise typer.Exit(0 if healthy else 2)
 
 
@@ -271,6 +284,35 @@ def _given_store() -> str | None:
 
 def _store_url(store: str | None) -> str:
     return store or _given_store() or DEFAULT_STORE
+
+
+def _existing(url: str) -> str:
+    """The URL, when it is not of an SQLite file that is missing: whoever only reads must not make one."""
+    from fastrm_monitor.records.engine import read_url, safe_url
+
+    read = read_url(url)
+    name = read.database or ""
+    if read.drivername == "sqlite" and not name.startswith("file:") and not Path(name).exists():
+        raise StoreError(
+            f"There is no store at {safe_url(read)}: check the path, serve with it first, or make it with "
+            "`fastrm-monitor db upgrade`."
+        )
+    return url
+
+
+def _need_lab(what: str) -> None:
+    """Say at once, not after hours of labelling, that the libraries are missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "scipy", "sklearn")):
+        raise MissingExtraError(what, "lab")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise FastRMError(f"--output {path} cannot be written: {error.strerror}.") from None
 
 
 def _proxy_folder(proxy: Path | None, model: str) -> Path:

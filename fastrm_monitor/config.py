@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         2048, ge=1, description="Answers that may wait for telemetry and storage; beyond it unflagged ones go first."
     )
-    flush_seconds: float = Field(2.0, gt=0, description="Longest wait for the queue when the process ends.")
+    flush_seconds: float = Field(2.0, gt=0, le=3600, description="Longest wait for the queue when the process ends.")
     pictures: Literal["thumbnail", "full", "hash", "none"] = Field(
         "thumbnail", description="What is stored of a picture: at most 512 pixels a side, all, its hash only, nothing."
     )
@@ -50,8 +50,11 @@ def load_settings(**arguments: object) -> Settings:
     """Settings from arguments (None means not given), environment, `.env` and defaults, in this order.
 
     Raises:
-        FastRMError: a value is out of range; the message names the variable.
+        FastRMError: a value is out of range or a name is unknown; the message says which.
     """
+    unknown = sorted(set(arguments) - set(Settings.model_fields))
+    if unknown:
+        raise FastRMError(f"There is no setting '{unknown[0]}'; the settings are {', '.join(Settings.model_fields)}.")
     try:
         return Settings(**{name: value for name, value in arguments.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

@@ -262,7 +262,8 @@ class Monitor:
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything handed over so far is stored or dropped; False when `timeout` seconds were too few."""
         done = self._writer.flush(timeout)
-        self._write_traffic()
+        if done:  # else the store does not answer, and would hold up the caller once more
+            self._write_traffic()
         with self.guard("telemetry"):
             self._telemetry.flush()
         return done
@@ -270,7 +271,8 @@ class Monitor:
     def close(self) -> None:
         """Flush within `FASTRM_FLUSH_SECONDS`, then let go of store and telemetry; idempotent."""
         self._writer.close()
-        self._write_traffic()
+        if not self.pending:  # see `flush`
+            self._write_traffic()
         with self.guard("telemetry"):
             self._telemetry.close()
         if self._store is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+import types
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from opentelemetry import context as otel_context
 from torch import Tensor
 
 from fastrm_monitor.errors import ModelError
+from fastrm_monitor.guard import log_once
 from fastrm_monitor.monitor import Monitor
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.scoring.anatomy import anatomy_of
@@ -64,6 +66,7 @@ class _Capture:
     requests: Sequence[Request]
     started_ns: int
     context: Any
+    unreadable: bool = False  # the prompt came as embeddings
     ids: Tensor | None = None  # (B, T)
     valid: Tensor | None = None  # (B, T) bool
     measured: Measured | None = None
@@ -71,6 +74,23 @@ class _Capture:
     log_probabilities: Tensor | None = None  # (B, V) of the newest step, until its token is known
     steps: list[tuple[Tensor, Tensor, Tensor]] | None = None  # tokens, their log probabilities, entropies; (B,) each
     entropy: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What the caller gave to one call of `generate`.
+
+    Attributes:
+        prompt: the token ids (B', T); None when it gave none. Several answers a prompt make B a multiple of B'.
+        pictures: what is known of the pictures, those of the first prompt first.
+        ends: the tokens that end an answer.
+        pad: what follows the end of an answer.
+    """
+
+    prompt: Tensor | None
+    pictures: Sequence[PictureInput]
+    ends: tuple[int, ...]
+    pad: int | None
 
 
 class Handle:
@@ -95,7 +115,7 @@ class Handle:
         monitor.scorer.to(weight.device if weight is not None else model.device)
         self._own_generate = model.__dict__.get("generate")
         self._generate = model.generate
-        model.generate = self._wrap(self._generate)
+        model.generate = _Watched(self, self._generate)
         model._fastrm_handle = self
         self._hooks = [
             anatomy.norm.register_forward_hook(self._after_norm),
@@ -106,6 +126,12 @@ class Handle:
     def after_fork(self) -> None:
         """In a child process: a lock that nobody holds."""
         self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
+        return _let_go()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _let_go, ()
 
     # --- for the caller -------------------------------------------------------------------------------------------
 
@@ -127,7 +153,7 @@ class Handle:
     def requests(self, requests: Sequence[Request]) -> Iterator[None]:
         """Describe the rows of the `generate` calls inside, in batch order; this thread only."""
         before = getattr(self._local, "requests", ())
-        self._local.requests = tuple(requests)
+        self._local.requests = (requests,) if isinstance(requests, Request) else tuple(requests)
         try:
             yield
         finally:
@@ -139,13 +165,14 @@ class Handle:
 
     def remove(self) -> None:
         """Leave the model as it was, flush and close; idempotent."""
-        if getattr(self._model, "_fastrm_handle", None) is self:
+        if _handle_of(self._model) is self:
             for hook in self._hooks:
                 hook.remove()
-            if self._own_generate is None:
-                del self._model.generate
-            else:
-                self._model.generate = self._own_generate
+            if isinstance(self._model.__dict__.get("generate"), _Watched):  # else somebody wrapped it since
+                if self._own_generate is None:
+                    del self._model.generate
+                else:
+                    self._model.generate = self._own_generate
             del self._model._fastrm_handle
         self.monitor.close()
 
@@ -157,30 +184,45 @@ class Handle:
 
     # --- the wrapper ----------------------------------------------------------------------------------------------
 
-    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            capture = _Capture(getattr(self._local, "requests", ()), time.time_ns(), otel_context.get_current())
-            outer = getattr(self._local, "capture", None)
-            self._local.capture = capture
-            try:
-                output = original(*args, **kwargs)
-            except BaseException:
-                for _ in range(len(capture.ids) if capture.ids is not None else 1):
-                    self.monitor.skip("", "generation_failed")
-                raise
-            finally:
-                self._local.capture = outer
-            done = len(self._finished)
-            with self.monitor.guard("score") as guarded:
-                sequences = output if isinstance(output, Tensor) else output.sequences
-                self._finish(capture, sequences, _prompt_ids(args, kwargs), _split_pictures(kwargs))
-            if guarded.failed and len(self._finished) == done:
-                rows = len(capture.ids) if capture.ids is not None else 1
-                self._keep([self.monitor.skip(str(uuid.uuid4()), "scorer_error") for _ in range(rows)])
-            return output
+    def _watch(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        capture = _Capture(getattr(self._local, "requests", ()), time.time_ns(), otel_context.get_current())
+        outer = getattr(self._local, "capture", None)
+        self._local.capture = capture
+        try:
+            output = original(*args, **kwargs)
+        except BaseException:
+            for _ in range(len(capture.ids) if capture.ids is not None else 1):
+                self.monitor.skip("", "generation_failed")
+            raise
+        finally:
+            self._local.capture = outer
+        done = len(self._finished)
+        with self.monitor.guard("score") as guarded:
+            sequences = output if isinstance(output, Tensor) else output.sequences
+            self._finish(capture, sequences, self._call(args, kwargs))
+        if guarded.failed and len(self._finished) == done:
+            rows = len(capture.ids) if capture.ids is not None else 1
+            self._keep([self.monitor.skip(str(uuid.uuid4()), "scorer_error") for _ in range(rows)])
+        return output
 
-        return generate
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+
+        def setting(name: str) -> Any:
+            for source in (kwargs.get(name), getattr(given, name, None)):
+                if source is not None:
+                    return source
+            return getattr(self._model.generation_config, name, None)
+
+        ends = torch.as_tensor([] if setting("eos_token_id") is None else setting("eos_token_id")).reshape(-1).tolist()
+        pad = setting("pad_token_id")
+        return _Call(
+            prompt=ids if isinstance(ids, Tensor) and ids.ndim == 2 else None,
+            pictures=_split_pictures(kwargs),
+            ends=tuple(int(end) for end in ends),
+            pad=int(pad) if pad is not None else None,
+        )
 
     # --- the hooks ------------------------------------------------------------------------------------------------
 
@@ -190,7 +232,11 @@ class Handle:
             return
         with self.monitor.guard("capture"):
             ids = kwargs.get("input_ids")
-            if capture.ids is None and ids is not None:
+            if capture.ids is None and kwargs.get("inputs_embeds") is not None:
+                capture.unreadable = True  # later passes have ids, but they are the answer's
+            elif capture.unreadable:
+                return
+            elif capture.ids is None and ids is not None:
                 capture.ids = ids
                 mask = kwargs.get("attention_mask")
                 if mask is None or mask.shape != ids.shape:
@@ -237,23 +283,14 @@ class Handle:
 
     # --- when the answers are complete -----------------------------------------------------------------------------
 
-    def _finish(
-        self, capture: _Capture, sequences: Tensor, prompt: Tensor | None, pictures: Sequence[PictureInput]
-    ) -> None:
-        """Assess, keep and record every row of a finished call.
-
-        Args:
-            capture: what was seen of it.
-            sequences: (B, T + S), prompts and answers.
-            prompt: the token ids as the caller gave them; several answers a prompt make B a multiple of its rows.
-            pictures: what is known of the caller's pictures, those of the first prompt first.
-        """
+    def _finish(self, capture: _Capture, sequences: Tensor, call: _Call) -> None:
+        """Assess, keep and record every row of a finished call; `sequences` are prompts and answers (B, T + S)."""
         began = time.perf_counter()
         ended_ns = time.time_ns()
         ids = capture.ids
         if ids is None:
             reason = "no_input_ids"
-        elif prompt is not None and prompt.shape[1] != ids.shape[1]:
+        elif call.prompt is not None and call.prompt.shape[1] != ids.shape[1]:
             reason = "partial_prefill"  # the prompt came in pieces, or part of it was in the caller's cache
         elif len(sequences) != len(ids) or not torch.equal(sequences[:, : ids.shape[1]].to(ids.device), ids):
             reason = "rows_do_not_match"  # beams or a custom loop rearranged the rows
@@ -266,12 +303,13 @@ class Handle:
         if capture.log_probabilities is not None:
             self._close_step(capture, sequences[:, -1])
         answers = sequences[:, ids.shape[1] :].cpu()
-        lengths, finished = self._lengths(answers)
+        lengths, finished = _lengths(answers, call)
         numbers = self._answer_numbers(capture, answers, lengths)
         image = (ids == self._layout.image_token_id).cpu()
         rows = capture.measured.rows() if capture.measured is not None else None
-        times = max(len(ids) // len(prompt), 1) if prompt is not None else 1  # answers a prompt, side by side
-        requests = _spread(capture.requests, len(ids))
+        pictures = call.pictures
+        times = max(len(ids) // len(call.prompt), 1) if call.prompt is not None else 1  # answers a prompt, side by side
+        requests = self._spread(capture.requests, len(ids), times)
         assessments: list[Assessment] = []
         taken = 0
         seconds = (capture.seconds + time.perf_counter() - began) / len(ids)
@@ -331,13 +369,17 @@ class Handle:
         with self._lock:
             self._finished.extend((thread, one) for one in assessments)
 
-    def _lengths(self, answers: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of each answer (B, S) before its end token, and whether there was one."""
-        ends = self._model.generation_config.eos_token_id
-        ends = torch.tensor([] if ends is None else ends, dtype=answers.dtype).reshape(-1)
-        is_end = torch.isin(answers, ends).numpy()
-        finished = np.asarray(is_end.any(1))
-        return np.where(finished, is_end.argmax(1), answers.shape[1]), finished
+    def _spread(self, requests: Sequence[Request], rows: int, times: int) -> list[Request]:
+        """One request for each row; a prompt that is answered several times owns that many neighbouring rows."""
+        if len(requests) == rows:
+            return list(requests)
+        if len(requests) * times == rows:
+            return [request for request in requests for _ in range(times)]
+        if requests:  # nobody knows which row is whose, and a wrong name is worse than none
+            self.monitor.counters.add("failed", "requests")
+            mismatch = ValueError(f"{len(requests)} requests for {rows // times} prompts")
+            log_once("fastrm-monitor: requests(...) must name every prompt of the batch: %s", "requests", mismatch)
+        return [Request()] * rows
 
     def _answer_numbers(self, capture: _Capture, answers: Tensor, lengths: np.ndarray) -> list[dict[str, float]]:
         """`token_probability` and `token_entropy` of each row; empty when the steps are not those of the answers."""
@@ -421,7 +463,7 @@ def instrument(
     Raises:
         FastRMError: a setting, the proxy, the model or the store cannot be used; the sentence says what to do.
     """
-    if getattr(model, "_fastrm_handle", None) is not None:
+    if _handle_of(model) is not None:
         raise ModelError("This model is instrumented already: call remove() on its handle first.")
     anatomy = anatomy_of(model)
     layout_for(model.config, processor)
@@ -435,6 +477,42 @@ def instrument(
         if monitor is None:
             opened.close()
         raise
+
+
+class _Watched:
+    """Stands in for `model.generate`; a copy or pickle of the model gets its class's own `generate` instead."""
+
+    def __init__(self, handle: Handle, original: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._handle, self._original = handle, original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _handle_of(self._handle._model) is not self._handle:  # removed, and somebody still holds this
+            return self._original(*args, **kwargs)
+        return self._handle._watch(self._original, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return _bare_generate(memo[id(self._handle._model)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bare_generate, (self._handle._model,)
+
+
+def _bare_generate(model: Any) -> Any:
+    return types.MethodType(type(model).generate, model)
+
+
+def _let_go() -> Handle:
+    """What a copied or unpickled model has in a handle's place: its hooks see no capture and do nothing."""
+    handle = object.__new__(Handle)
+    handle._model, handle._local = None, threading.local()
+    return handle
+
+
+def _handle_of(model: Any) -> Handle | None:
+    """The handle that watches the model; a copy of a watched model has none."""
+    handle: Handle | None = getattr(model, "_fastrm_handle", None)
+    return handle if handle is not None and handle._model is model else None
 
 
 _PICTURE_INPUTS = ("pixel_values", "image_sizes", "image_grid_thw")
@@ -459,18 +537,14 @@ def _with_sizes(known: Sequence[PictureInput], originals: Sequence[Image]) -> li
     ]
 
 
-def _spread(requests: Sequence[Request], rows: int) -> list[Request]:
-    """One request for each row; a request generated n times owns n neighbouring rows."""
-    if not requests or rows % len(requests):
-        return [Request()] * rows
-    times = rows // len(requests)
-    return [request for request in requests for _ in range(times)]
-
-
-def _prompt_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The prompts' token ids (B, T) as the caller gave them; None when it gave none."""
-    ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
-    return ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
+def _lengths(answers: Tensor, call: _Call) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each answer (B, S) before its end token or padding, and whether it ended before its room did."""
+    is_end = torch.isin(answers, torch.tensor(call.ends, dtype=answers.dtype)).numpy()
+    ended = np.asarray(is_end.any(1))
+    # A stopping criterion ends an answer without an end token; what tells is the padding behind it.
+    padding = np.zeros_like(is_end) if call.pad is None else (answers == call.pad).numpy()
+    trailing = np.cumprod(padding[:, ::-1], axis=1).sum(1)
+    return np.where(ended, is_end.argmax(1), answers.shape[1] - trailing), ended | (trailing > 0)
 
 
 def _as_rgb(picture: Image) -> Image:

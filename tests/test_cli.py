@@ -189,6 +189,9 @@ def test_db_upgrade_and_doctor(run, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'store.db'}"
     code, out, _ = run("db", "upgrade", "--store", url)
     assert (code, "at version 0001" in out) == (0, True)
+    check_sentence(*run("doctor", "--store", f"sqlite:///{tmp_path / 'typo.db'}")[::2], "There is no store at")
+    check_sentence(*run("dashboard", "--store", f"sqlite:///{tmp_path / 'typo.db'}")[::2], "There is no store at")
+    assert not (tmp_path / "typo.db").exists()
     code, out, err = run("doctor", "--store", url)
     assert (code, err) == (0, "")
     for said in ("fastrm-monitor 0", "torch: 2", "proxy:", "store: sqlite"):
@@ -226,6 +229,31 @@ def test_distill_and_evaluate_on_official_files(run, tmp_path):
     assert (code, json.loads(out)["proxy_version"] != "") == (0, True)
 
 
+def test_outputs_that_cannot_be_written(run, tmp_path):
+    """`distill` and `evaluate` say that their output cannot be written before they work for hours."""
+    (tmp_path / "file").write_text("")
+    for command in ("distill", "evaluate"):
+        check_sentence(*run(command, "--output", tmp_path / "file")[::2], "cannot be written")
+        check_sentence(*run(command, "--output", tmp_path / "file" / "below")[::2], "cannot be written")
+
+
+def test_smallest_distillation(run, tmp_path):
+    """Any small number of steps trains, nine among them."""
+    words = ("distill", "--pictures", "8", "--calibrate-pictures", "0", "--kinds", "easy")
+    for epochs in (1, 9):
+        code, _, err = run(*words, "--epochs", epochs, "--output", tmp_path / f"p{epochs}")
+        assert code == 0, err
+    for given in ("nan", "-1", "5"):
+        assert run(*words, "--label-threshold", given, "--output", tmp_path / "p")[0] == 2
+
+
+def test_placeholder_in_a_question(run, picture):
+    """A question that holds the picture's placeholder is a question, not another picture."""
+    code, out, err = run("score", "--image", picture, "--question", "<image> is there a red circle?", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["answer"] in ("yes", "no")
+
+
 def test_bad_data_sets(run, tmp_path):
     """Missing arguments, a truncated questions file, the wrong file, no pictures, an unknown kind: a sentence each."""
     questions, annotations, images = write_vqav2(tmp_path / "vqa", "natural", 3, seed=9)
@@ -252,7 +280,9 @@ def test_bad_data_sets(run, tmp_path):
 
 def test_dashboard_refuses_other_machines(run, tmp_path):
     """The dashboard has no login, so it does not listen where others reach it."""
-    code, _, err = run("dashboard", "--host", "0.0.0.0", "--store", f"sqlite:///{tmp_path / 's.db'}", "--no-open")
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    Store(url).close()
+    code, _, err = run("dashboard", "--host", "0.0.0.0", "--store", url, "--no-open")
     check_sentence(code, err, "has no login")
 
 
@@ -270,7 +300,7 @@ def test_demo(run, tmp_path):
     assert code == 0, err
     text = " ".join(out.split())
     assert "40 answers served, 40 scored" in text
-    assert "dashboard: fastrm-monitor dashboard --store sqlite:///" in text
+    assert "dashboard --store sqlite:///" in text
     with Store(f"sqlite:///{tmp_path / 'demo' / 'fastrm.db'}") as store:
         totals = store.totals()
     flagged = sum(value for (name, _), value in totals.items() if name == "flagged")

@@ -43,7 +43,7 @@ def test_make_demo_from_a_fresh_checkout(tmp_path):
     assert len(list(overlays.glob("*.png"))) == flagged
     with Store(f"sqlite:///{checkout / 'fastrm-demo' / 'fastrm.db'}") as store:
         assert store.totals()["stored", ""] == stored
-    for said in ("store: sqlite:///", "overlays: ", "dashboard: fastrm-monitor dashboard --store"):
+    for said in ("store: sqlite:///", "overlays: ", "fastrm-monitor dashboard --store"):
         assert said in first
     second, seconds = demo()
     assert "200 answers served" in second

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from io import BytesIO
 from types import SimpleNamespace
@@ -11,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from sqlalchemy import select
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from fastrm_monitor import Monitor, Request, guard, instrument
 from fastrm_monitor.demo import PROXY_FOLDER
 from fastrm_monitor.errors import ModelError, ProxyError
-from fastrm_monitor.lab.ask import Asker
+from fastrm_monitor.lab.ask import Asker, load_lvlm
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
 from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
@@ -208,6 +211,96 @@ def test_token_probability_is_the_models_own(embedded, samples, watch):
     for one, expected in zip(handle.pop(), said, strict=True):
         for name, value in expected.numbers.items():
             assert one.features[name] == pytest.approx(value, abs=1e-5)
+
+
+def test_an_answer_ends_where_its_own_call_says(embedded, samples, watch):
+    """End tokens and stopping criteria of one call end its answers: padding is no part of an answer's probability."""
+    model, _ = embedded
+    rows = rows_of(samples[:6])
+    handle = watch()
+    plain = generate(embedded, rows)
+    expected = handle.pop()
+    first = plain[:, inputs_of(embedded[1], rows)["input_ids"].shape[1]]  # the first token of each answer
+    word = int(first[0])
+    generate(embedded, rows, eos_token_id=[word, model.generation_config.eos_token_id])
+    own_end = handle.pop()
+
+    class AfterOne(StoppingCriteria):
+        def __call__(self, ids, scores, **_):
+            return first == ids[:, -1]
+
+    generate(embedded, rows, stopping_criteria=StoppingCriteriaList([AfterOne()]))
+    for one, other in zip(handle.pop(), expected, strict=True):
+        assert one.features["token_probability"] == pytest.approx(other.features["token_probability"], abs=1e-5)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+    for row, (one, other) in enumerate(zip(own_end, expected, strict=True)):
+        if int(first[row]) != word:
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
+        assert one.features["token_probability"] > 0.05
+
+
+def test_copies_of_a_watched_model(embedded, samples, watch):
+    """A watched model can be copied and pickled; the copy generates with its own weights, unwatched."""
+    model, processor = embedded
+    alone = generate(embedded, rows_of(samples[:3]))
+    handle = watch()
+    fresh, _ = load_lvlm("embedded", "cpu")  # transformers itself hinders pickling once a model has run
+    with instrument(fresh, processor, proxy=PROXY_FOLDER):
+        pickled = pickle.dumps(fresh)
+    for copied in (copy.deepcopy(model), pickle.loads(pickled)):
+        assert torch.equal(alone, generate((copied, processor), rows_of(samples[:3])))
+        assert handle.pop() == []
+        copied.lm_head.weight.data.zero_()
+        assert not torch.equal(alone, generate((copied, processor), rows_of(samples[:3])))
+        again = instrument(copied, processor, proxy=PROXY_FOLDER)
+        generate((copied, processor), rows_of(samples[:2]))
+        assert len(again.pop()) == 2
+        again.remove()
+    generate(embedded, rows_of(samples[:3]))
+    assert len(handle.pop()) == 3
+
+
+def test_a_wrapper_put_on_afterwards_is_kept(embedded, samples):
+    """What the user wraps around generate after instrumenting stays when the handle goes, and passes through."""
+    model, processor = embedded
+    handle = instrument(model, processor, proxy=PROXY_FOLDER)
+    inner, calls = model.generate, []
+
+    def outer(*args, **kwargs):
+        calls.append(1)
+        return inner(*args, **kwargs)
+
+    model.generate = outer
+    try:
+        handle.remove()
+        generate(embedded, rows_of(samples[:1]))
+        assert (len(calls), handle.pop()) == (1, [])
+    finally:
+        del model.generate
+
+
+def test_requests_that_do_not_fit(embedded, samples, watch, caplog):
+    """Too few or too many requests name nobody, are counted and logged; a single one needs no list."""
+    handle = watch()
+    for given in ([Request(id="a"), Request(id="b")], [Request(id="c")] * 5):
+        with handle.requests(given):
+            generate(embedded, rows_of(samples[:4]))
+        assert not {one.request_id for one in handle.pop()} & {"a", "b", "c"}
+    assert handle.monitor.counters.snapshot()["failed", "requests"] == 2
+    assert "requests(...) must name every prompt" in caplog.text
+    with handle.requests(Request(id="single")):
+        generate(embedded, rows_of(samples[:1]))
+    assert [one.request_id for one in handle.pop()] == ["single"]
+
+
+def test_prompts_as_embeddings_are_served_unscored(embedded, samples, watch):
+    """A prompt of embeddings has no image tokens to read: it is answered and says so."""
+    model, processor = embedded
+    handle = watch()
+    embeds = model.get_input_embeddings()(inputs_of(processor, [([], "is there a ring?")])["input_ids"])
+    model.generate(inputs_embeds=embeds, max_new_tokens=3, do_sample=False)
+    assert [(one.scored, one.reason) for one in handle.pop()] == [(False, "no_input_ids")]
+    check_invariant(handle)
 
 
 def test_generate_that_raises(embedded, samples, watch):
@@ -440,7 +533,7 @@ def test_finishing_that_breaks_is_counted(embedded, samples, watch, monkeypatch)
     """When not even the rows of a call can be read, the answer is served and each row counts as skipped."""
     monkeypatch.setattr(guard, "STRICT", False)
     handle = watch()
-    handle._lengths = None
+    handle._answer_numbers = None
     generate(embedded, rows_of(samples[:3]))
     assert [one.reason for one in handle.pop()] == ["scorer_error"] * 3
     check_invariant(handle)

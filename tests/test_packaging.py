@@ -131,7 +131,7 @@ def test_wheel_in_an_empty_environment(wheel, tmp_path):
     for words, extra in (
         (("demo",), "hf"),
         (("score", "--image", ROOT / "docs" / "overview.png", "--question", "what?"), "hf"),
-        (("distill", "--output", "p"), "hf"),
+        (("distill", "--output", "p"), "lab"),
         (("dashboard", "--store", "sqlite:///made.db"), "dashboard"),
     ):
         done = command(*words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,10 +93,12 @@ def test_scenes_read_back(files: tuple[Path, Path, Path]) -> None:
 
 
 def test_limit_and_name(files: tuple[Path, Path, Path]) -> None:
-    """A limit takes the first questions; the name says how many."""
+    """A limit takes the first questions; the name says how many, and tells one folder of pictures from another."""
     whole, part = VQAv2(*files), VQAv2(*files, limit=5)
     assert [sample.id for sample in part] == [sample.id for sample in whole][:5]
-    assert part.name == "vqav2-questions-5"
+    assert part.name.startswith("vqav2-questions-5-")
+    other = shutil.copytree(files[2], files[2].with_name("others"))
+    assert VQAv2(files[0], files[1], other, limit=5).name != part.name
     assert whole.name != part.name
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,4 +149,7 @@ def _print(
     )
     console.print(f"store: {url}")
     console.print(f"overlays: {overlays}")
-    console.print(f"dashboard: fastrm-monitor dashboard --store {url}")
+    # As it can be pasted: the command may lie in a virtual environment, and paths may have blanks.
+    command = "fastrm-monitor" if shutil.which("fastrm-monitor") else sys.argv[0]
+    opening = shlex.join([command, "dashboard", "--store", url])
+    console.print(f"dashboard: {opening}", soft_wrap=True, markup=False, highlight=False)

@@ -82,6 +82,8 @@ class Asker:
 
     def prompt(self, question: str, pictures: int = 1) -> str:
         """The prompt of one question: the model's chat template, or LLaVA-1.5's form."""
+        # A placeholder in the question would be taken for one more picture.
+        question = question.replace(str(getattr(self.processor, "image_token", None) or "<image>"), "")
         text = f"{question}\n{self._instruction}" if self._instruction else question
         if not getattr(self.processor, "chat_template", None):
             return _PLAIN_PROMPT.format(images="<image>\n" * pictures, question=text)

@@ -100,9 +100,10 @@ def train_proxy(
     proxy = build_proxy(ProxyConfig(width, recipe.form, recipe.key_size, recipe.projection_size))
     steps = -(-len(training) // recipe.batch)
     optimizer = torch.optim.AdamW(proxy.parameters(), lr=recipe.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.epochs * steps + 1, pct_start=0.1
-    )
+    total = recipe.epochs * steps + 1
+    if total == 10:  # a tenth of it is one step, by which the scheduler divides less one
+        total += 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=total, pct_start=0.1)
     rng = np.random.default_rng(recipe.seed)
     truth = teacher_maps(labels, validation)
     best, kept, worse = -1.0, copy.deepcopy(proxy.state_dict()), 0

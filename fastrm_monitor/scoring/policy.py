@@ -56,8 +56,17 @@ class RunningQuantile:
                 self._scores.append(score)
         if len(known) < self._warm_up:
             return False, None
-        bound = float(np.quantile(known, self._rate))
+        bound = _quantile(known, self._rate)
         return score < bound, bound
+
+
+def _quantile(values: np.ndarray, rate: float) -> float:
+    """The quantile with linear interpolation; numpy's imports modules at its first call, which a fork may interrupt."""
+    ordered = np.sort(values)
+    place = rate * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
 
 
 class Policy:

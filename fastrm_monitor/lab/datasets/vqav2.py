@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,9 @@ class VQAv2:
                 f"{annotations} has no annotation for {len(missing)} of {len(asked)} questions of {questions} "
                 f"(first: {missing[0]}): take the two files of the same split."
             )
-        self.name = f"vqav2-{questions.stem}-{len(asked)}"
+        # The folder's path and time too: labels of other pictures must not be taken for these.
+        folder = zlib.crc32(f"{images.resolve()} {images.stat().st_mtime_ns}".encode())
+        self.name = f"vqav2-{questions.stem[:80]}-{len(asked)}-{folder:08x}"
         self._images = images
         self._rows = [(row, known[row["question_id"]]) for row in asked]
         _check_folder(images, [row["image_id"] for row in asked[:_LOOKED_FOR]])
@@ -136,6 +139,10 @@ def find_picture(images: Path, image_id: int | str) -> Path:
         DataError: there is none.
     """
     stems = [str(image_id)]
+    if len(stems[0]) > 200:
+        raise DataError(
+            f"A picture's id has {len(stems[0])} characters ({stems[0][:20]}...): the questions file is damaged."
+        )
     if str(image_id).isdigit():
         number = f"{int(image_id):012d}"
         stems += [f"COCO_{split}_{number}" for split in ("train2014", "val2014", "test2015")] + [number]
@@ -168,8 +175,11 @@ def _usable(row: Any, needed: tuple[str, ...]) -> bool:
     if not isinstance(row, dict) or not set(needed) <= set(row):
         return False
     answers = row.get("answers", [{"answer": ""}])
+    question = row.get("question", "")
     return (
         all(isinstance(row[name], int | str) for name in needed if name != "answers")
+        and isinstance(question, str)
+        and not any("\ud800" <= character <= "\udfff" for character in question)  # half a character
         and isinstance(answers, list)
         and len(answers) > 0
         and all(isinstance(one, dict) and "answer" in one for one in answers)
