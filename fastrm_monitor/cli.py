@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fastrm_monitor.config import DEFAULT_STORE, load_settings
-from fastrm_monitor.errors import DataError, FastRMError, MissingExtraError, StoreError
+from fastrm_monitor.errors import DataError, FastRMError, MissingExtraError
 
 if TYPE_CHECKING:
     from fastrm_monitor.lab.datasets.base import Dataset
@@ -242,10 +242,13 @@ def dashboard(
     Example: fastrm-monitor dashboard --store sqlite:///fastrm-demo/fastrm.db
     """
     from fastrm_monitor.dashboard.serve import serve
+    from fastrm_monitor.records.engine import check_exists
     from fastrm_monitor.records.store import Store
 
-    Store(_existing(_store_url(store))).close()  # what is wrong with it is said here, not on a page
-    raise typer.Exit(serve(_store_url(store), host=host, port=port, open_browser=open_browser))
+    url = _store_url(store)
+    check_exists(url)
+    Store(url).close()  # what is wrong with it is said here, not on a page
+    raise typer.Exit(serve(url, host=host, port=port, open_browser=open_browser))
 
 
 @db.command("upgrade")
@@ -268,9 +271,12 @@ def doctor(store: StoreOption = None, proxy: ProxyOption = None) -> None:
     Example: fastrm-monitor doctor --store sqlite:///fastrm-demo/fastrm.db
     """
     from fastrm_monitor.doctor import examine
+    from fastrm_monitor.records.engine import check_exists
 
     given = store or _given_store()
-    healthy = examine(console, _existing(given) if given is not None else None, _proxy_folder(proxy, "embedded"))
+    if given is not None:
+        check_exists(given)
+    healthy = examine(console, given, _proxy_folder(proxy, "embedded"))
     raise typer.Exit(0 if healthy else 2)
 
 
@@ -284,20 +290,6 @@ def _given_store() -> str | None:
 
 def _store_url(store: str | None) -> str:
     return store or _given_store() or DEFAULT_STORE
-
-
-def _existing(url: str) -> str:
-    """The URL, when it is not of an SQLite file that is missing: whoever only reads must not make one."""
-    from fastrm_monitor.records.engine import read_url, safe_url
-
-    read = read_url(url)
-    name = read.database or ""
-    if read.drivername == "sqlite" and not name.startswith("file:") and not Path(name).exists():
-        raise StoreError(
-            f"There is no store at {safe_url(read)}: check the path, serve with it first, or make it with "
-            "`fastrm-monitor db upgrade`."
-        )
-    return url
 
 
 def _need_lab(what: str) -> None:

@@ -75,6 +75,11 @@ class _Capture:
     steps: list[tuple[Tensor, Tensor, Tensor]] | None = None  # tokens, their log probabilities, entropies; (B,) each
     entropy: Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """B, or 1 when nothing was seen."""
+        return len(self.ids) if self.ids is not None else 1
+
 
 @dataclass(frozen=True, eq=False)
 class _Call:
@@ -191,7 +196,7 @@ class Handle:
         try:
             output = original(*args, **kwargs)
         except BaseException:
-            for _ in range(len(capture.ids) if capture.ids is not None else 1):
+            for _ in range(capture.rows):
                 self.monitor.skip("", "generation_failed")
             raise
         finally:
@@ -201,8 +206,7 @@ class Handle:
             sequences = output if isinstance(output, Tensor) else output.sequences
             self._finish(capture, sequences, self._call(args, kwargs))
         if guarded.failed and len(self._finished) == done:
-            rows = len(capture.ids) if capture.ids is not None else 1
-            self._keep([self.monitor.skip(str(uuid.uuid4()), "scorer_error") for _ in range(rows)])
+            self._keep([self.monitor.skip(str(uuid.uuid4()), "scorer_error") for _ in range(capture.rows)])
         return output
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
@@ -215,8 +219,8 @@ class Handle:
                     return source
             return getattr(self._model.generation_config, name, None)
 
-        ends = torch.as_tensor([] if setting("eos_token_id") is None else setting("eos_token_id")).reshape(-1).tolist()
-        pad = setting("pad_token_id")
+        ends, pad = setting("eos_token_id"), setting("pad_token_id")
+        ends = [] if ends is None else torch.as_tensor(ends).reshape(-1).tolist()
         return _Call(
             prompt=ids if isinstance(ids, Tensor) and ids.ndim == 2 else None,
             pictures=_split_pictures(kwargs),

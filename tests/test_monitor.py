@@ -18,6 +18,7 @@ from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.scoring.patches import PatchGrid
 from fastrm_monitor.testing import strict
+from tests.forking import exit_codes, forks
 
 GRID = PatchGrid(np.arange(4).reshape(2, 2), 4)
 NUMBERS = {"token_probability": 0.5, "token_entropy": 0.7}
@@ -192,9 +193,7 @@ def test_environment_and_arguments(uncalibrated, monkeypatch, store_url):
     monitor.close()  # idempotent
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.usefixtures("untraced")
+@forks
 def test_fork_while_others_are_assessed(opened, store_url):
     """Children forked in the middle of traffic count and store their own answers alone, under a name of their own."""
     monitor = opened(store=store_url, sample_rate=1.0, flush_seconds=10)
@@ -226,7 +225,7 @@ def test_fork_while_others_are_assessed(opened, store_url):
     stop.set()
     for thread in threads:
         thread.join()
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 6
+    assert exit_codes(children, 40) == [0] * 6
     assert monitor.flush(60)
     with Store(store_url) as store, store.session() as session:
         found = session.scalars(select(Case.request_id).where(Case.request_id.like("r1000_"))).all()

@@ -8,6 +8,7 @@ import pytest
 
 from fastrm_monitor.records.counters import NAMES, Counters
 from fastrm_monitor.records.store import Store
+from tests.forking import forks
 
 FIRST = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SECOND = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -138,9 +139,7 @@ def test_threads_lose_no_count():
     assert sum(value for *_, value in drained) == 16000.0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.usefixtures("untraced")
+@forks
 def test_child_begins_at_zero():
     """A forked child does not write its parent's counts a second time; the parent keeps them."""
     counters = Counters(Clock())

@@ -18,13 +18,10 @@ from fastrm_monitor.errors import FastRMError, MissingExtraError, StoreError
 from fastrm_monitor.records.engine import one_sentence, read_url, safe_url
 from fastrm_monitor.records.models import VERDICTS, Case, CasePicture, Review, Traffic
 from fastrm_monitor.records.store import ReviewConflict, Store
+from tests.forking import forks
 
 MINUTE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 PASSWORD = "hunter2/%41 x"
-
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-# Python 3.12 and later warn of forks beside threads, which is what these tests are about.
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
 def case(case_id=None, **changes):
@@ -513,9 +510,7 @@ def in_child(work):
     return answer
 
 
-@fork
 @forks
-@pytest.mark.usefixtures("untraced")
 def test_fork_waits_for_a_transaction_of_another_thread(store):
     """A child forked while another thread is writing may write; a copied transaction would lock it out for good."""
     inside, leave = threading.Event(), threading.Event()
@@ -536,9 +531,7 @@ def test_fork_waits_for_a_transaction_of_another_thread(store):
     assert count(store, Case) == 2
 
 
-@fork
 @forks
-@pytest.mark.usefixtures("untraced")
 def test_fork_inside_a_session_does_not_wait_for_itself(store):
     """A thread that forks while it is reading goes on at once, in the parent and in the child."""
     with store.session() as session:

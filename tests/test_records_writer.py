@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from fastrm_monitor import guard
 from fastrm_monitor.records.counters import Counters
 from fastrm_monitor.records.writer import Writer
-
-forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+from tests.forking import exit_codes, forks
 
 
 class Sink:
@@ -412,9 +410,7 @@ def test_invariant_under_faults():
     assert reasons == {"queue_full", "store_error", "shutdown"}
 
 
-@fork
 @forks
-@pytest.mark.usefixtures("untraced")
 def test_fork_delivers_each_item_once(make, sink):
     """The parent's items are delivered by the parent alone, the child's by the child, each by a thread of its own."""
     writer = make()
@@ -443,9 +439,7 @@ def test_fork_delivers_each_item_once(make, sink):
     assert (sink.delivered, sink.lost) == (["first", "parent"], [])
 
 
-@fork
 @forks
-@pytest.mark.usefixtures("untraced")
 def test_fork_while_others_put(make, sink):
     """Children forked while other threads hold the queue's lock can put and close; none of them hangs."""
     writer = make(size=50)
@@ -473,18 +467,7 @@ def test_fork_while_others_put(make, sink):
     stop.set()
     for thread in threads:
         thread.join()
-    patience = time.monotonic() + 20
-    ended = {}
-    while len(ended) < len(children) and time.monotonic() < patience:
-        for pid in set(children) - set(ended):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                ended[pid] = os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    for pid in set(children) - set(ended):
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-    assert [ended.get(pid) for pid in children] == [0] * len(children)
+    assert exit_codes(children) == [0] * len(children)
 
 
 def run_script(body):

@@ -61,6 +61,21 @@ def safe_url(url: URL) -> str:
     return url.set(query=query).render_as_string(hide_password=True)
 
 
+def check_exists(text: str) -> None:
+    """Refuse the URL of an SQLite file that is not there: opening it would make it, and whoever only reads must not.
+
+    Raises:
+        StoreError: see `read_url`, or there is no such file.
+    """
+    url = read_url(text)
+    path = _file_of(url)
+    if path is not None and not path.exists():
+        raise StoreError(
+            f"There is no store at {safe_url(url)}: check the path, serve with it first, or make it with "
+            "`fastrm-monitor db upgrade`."
+        )
+
+
 def open_engine(url: URL) -> Engine:
     """An engine for threads; nothing is connected yet.
 
@@ -112,10 +127,15 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _open_sqlite(url: URL) -> Engine:
+def _file_of(url: URL) -> Path | None:
+    """The file of an SQLite URL; None for other databases and for SQLite's own URIs, which speak for themselves."""
     name = url.database or ""
-    if not name.startswith("file:"):  # SQLite's own URIs speak for themselves
-        path = Path(name)
+    return Path(name) if url.drivername == "sqlite" and not name.startswith("file:") else None
+
+
+def _open_sqlite(url: URL) -> Engine:
+    path = _file_of(url)
+    if path is not None:
         if path.is_dir():
             raise StoreError(f"The store {safe_url(url)} is a folder; name a file in it.")
         if not path.absolute().parent.is_dir():
