@@ -4,14 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 OPEN ?= 1
+# vLLM pins versions of its own, so its tests have an environment of their own.
+VLLM := .venv-vllm
+WITH_VLLM := PYTHONPATH=$(CURDIR)/tests/with_vllm/site:$(CURDIR)
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test test-vllm check format bench bench-vllm bench-decode clean
 
 demo: $(VENV)/demo.stamp  ## Serve real requests through the embedded model, then open the dashboard (OPEN=0: do not)
 	$(BIN)/fastrm-monitor demo $(if $(filter 0,$(OPEN)),--no-open,--open)
 
-test: $(VENV)/test.stamp  ## Run every test, with coverage
+test: $(VENV)/test.stamp  ## Run every test, with coverage (TESTS=... for some of them)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --cov --cov-report=term:skip-covered --durations=10 $(TESTS)
+	$(if $(TESTS),,$(MAKE) --no-print-directory test-vllm)
+
+test-vllm: $(VENV)/python.stamp  ## Run the tests against the real vLLM, where its CPU build can be installed
+	@mkdir -p build
+	@if $(MAKE) $(VLLM)/test.stamp >build/vllm-install.log 2>&1; then \
+	  $(WITH_VLLM) $(VLLM)/bin/pytest -W default --cov --cov-append --cov-report=term:skip-covered --durations=10 tests/with_vllm; \
+	elif [ "$$FASTRM_REQUIRE_VLLM" = 1 ]; then tail -30 build/vllm-install.log; exit 1; \
+	else echo "The CPU build of vLLM cannot be installed here (build/vllm-install.log): its tests are left out."; fi
 
 check: $(VENV)/test.stamp  ## Format, lint, types
 	$(BIN)/ruff format --check .
@@ -27,8 +38,14 @@ format: $(VENV)/test.stamp  ## Format and mend what can be mended
 bench: $(VENV)/test.stamp  ## What monitoring costs, side by side in one run
 	$(BIN)/python benchmarks/overhead.py
 
+bench-vllm: $(VLLM)/test.stamp  ## What monitoring costs vLLM, side by side in one run
+	$(WITH_VLLM) $(VLLM)/bin/python benchmarks/serving.py
+
+bench-decode: $(VENV)/test.stamp  ## What a decode step of a 7B shape pays, and its memory: on a GPU, else a small shape
+	$(BIN)/python benchmarks/decode.py
+
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis fastrm-demo
+	rm -rf $(VENV) $(VLLM) build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis fastrm-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python.stamp:
@@ -44,3 +61,11 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 $(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	$(PIP) -e '.[hf,otel,dashboard,postgres,lab]' --group dev
 	touch $@ $(VENV)/demo.stamp
+
+$(VLLM)/test.stamp: pyproject.toml constraints.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check --quiet --upgrade pip
+	sed '/^numpy==/d' constraints.txt >$(VLLM)/constraints.txt
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check -c $(VLLM)/constraints.txt -e '.[otel,postgres]' --group vllm
+	$(VLLM)/bin/python -m pip uninstall --yes torchaudio torchcodec
+	touch $@

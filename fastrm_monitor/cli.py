@@ -265,7 +265,11 @@ def db_upgrade(store: StoreOption = None) -> None:
 
 
 @app.command()
-def doctor(store: StoreOption = None, proxy: ProxyOption = None) -> None:
+def doctor(
+    store: StoreOption = None,
+    proxy: ProxyOption = None,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Look at vLLM and its plug-in too.")] = False,
+) -> None:
     """Say what is installed, whether proxy and store can be used, and what was counted.
 
     Example: fastrm-monitor doctor --store sqlite:///fastrm-demo/fastrm.db
@@ -276,7 +280,7 @@ def doctor(store: StoreOption = None, proxy: ProxyOption = None) -> None:
     given = store or _given_store()
     if given is not None:
         check_exists(given)
-    healthy = examine(console, given, _proxy_folder(proxy, "embedded"))
+    healthy = examine(console, given, _proxy_folder(proxy, "embedded"), vllm=vllm)
     raise typer.Exit(0 if healthy else 2)
 
 

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     pictures: Literal["thumbnail", "full", "hash", "none"] = Field(
         "thumbnail", description="What is stored of a picture: at most 512 pixels a side, all, its hash only, nothing."
     )
+    picture_memory: int = Field(
+        1024, ge=0, description="MiB of pictures that vLLM's front end keeps until their answers are complete."
+    )
     dashboard_url: str = Field(
         "http://127.0.0.1:8501", description="Where reviewers open the dashboard; makes the case link on spans."
     )

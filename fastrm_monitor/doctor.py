@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 from rich.console import Console
@@ -18,13 +20,14 @@ _LIBRARIES = {
 }  # fmt: skip
 
 
-def examine(console: Console, store: str | None, proxy: Path) -> bool:
+def examine(console: Console, store: str | None, proxy: Path, *, vllm: bool = False) -> bool:
     """Print the findings.
 
     Args:
         console: where to print.
         store: URL of the store; None when none is configured.
         proxy: the proxy folder.
+        vllm: whether to look at vLLM too: version, plug-in, and whether everything that it hooks into is there.
 
     Returns:
         Whether everything that is configured can be used.
@@ -33,6 +36,8 @@ def examine(console: Console, store: str | None, proxy: Path) -> bool:
     for library, extra in _LIBRARIES.items():
         console.print(f"  {library}: {_version(library) or f'not installed (extra {extra})'}", markup=False)
     healthy = _proxy(console, proxy)
+    if vllm:
+        healthy = _vllm(console) and healthy
     if store is None:
         console.print("store: none configured (FASTRM_STORE or --store)")
         return healthy
@@ -64,6 +69,28 @@ def _proxy(console: Console, path: Path) -> bool:
     return True
 
 
+def _vllm(console: Console) -> bool:
+    if importlib.util.find_spec("vllm") is None:
+        console.print("vLLM: [red]not installed in this environment[/red]: run the doctor where vLLM runs.")
+        return False
+    from fastrm_monitor.integrations.vllm.internals import NEEDED, NEEDED_BY_SERVER, missing, version
+
+    lacking = missing({**NEEDED, **NEEDED_BY_SERVER})
+    loaded = any(one.value.startswith("fastrm_monitor.") for one in entry_points(group="vllm.general_plugins"))
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if not loaded:
+        lacking.append("the plug-in fastrm_monitor among its entry points (install fastrm-monitor beside it)")
+    elif allowed is not None and "fastrm_monitor" not in allowed.split(","):
+        lacking.append("the plug-in fastrm_monitor in VLLM_PLUGINS")
+    state = "on" if os.environ.get("FASTRM_PROXY") else "off (FASTRM_PROXY is not set)"
+    console.print(f"vLLM {version()}: plug-in {state}", markup=False)
+    for name in lacking:
+        console.print(f"  [red]lacks {escape(name)}[/red]")
+    if not lacking:
+        console.print("  everything that monitoring hooks into is there")
+    return not lacking
+
+
 def _store(console: Console, url: str) -> bool:
     from fastrm_monitor.records.store import Store
 
@@ -75,7 +102,9 @@ def _store(console: Console, url: str) -> bool:
         console.print(f"store: [red]{escape(str(error))}[/red]")
         return False
     console.print(f"store: {shown}", markup=False)
+    for (_, engine), starts in sorted((key, value) for key, value in totals.items() if key[0] == "engine"):
+        console.print(f"  engine: {engine}, started {starts:.0f} times", markup=False)
     for (name, reason), value in sorted(totals.items()):
-        if name != "confidence_sum":
+        if name not in ("confidence_sum", "engine"):
             console.print(f"  {name}{f' ({reason})' if reason else ''}: {value:.0f}", markup=False)
     return True

@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,13 @@ from torch import Tensor
 
 from fastrm_monitor.errors import ModelError
 from fastrm_monitor.guard import log_once
+from fastrm_monitor.integrations.prompts import question_of
 from fastrm_monitor.monitor import Monitor
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.scoring.anatomy import anatomy_of
 from fastrm_monitor.scoring.patches import PatchGrid, PictureInput, layout_for
 from fastrm_monitor.scoring.scorer import Measured, answer_features
+from fastrm_monitor.scoring.tokens import Distribution, Scratch, distribution
 from fastrm_monitor.types import Answer, Assessment
 
 if TYPE_CHECKING:
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 _KEPT_ASSESSMENTS = 10_000
 """Assessments kept for `Handle.pop`; older ones are forgotten, so that nobody has to call it."""
-
-_ROLE_WORDS = ("USER:", "ASSISTANT:", "user\n", "assistant\n", "user :", "assistant :")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +67,14 @@ class _Capture:
     started_ns: int
     context: Any
     unreadable: bool = False  # the prompt came as embeddings
+    pictured: bool = True
     ids: Tensor | None = None  # (B, T)
     valid: Tensor | None = None  # (B, T) bool
     measured: Measured | None = None
     seconds: float = 0.0
-    log_probabilities: Tensor | None = None  # (B, V) of the newest step, until its token is known
+    scratch: Scratch = field(default_factory=Scratch)
+    newest: Distribution | None = None  # of the newest step, until its token is known
     steps: list[tuple[Tensor, Tensor, Tensor]] | None = None  # tokens, their log probabilities, entropies; (B,) each
-    entropy: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -191,6 +192,10 @@ class Handle:
 
     def _watch(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         capture = _Capture(getattr(self._local, "requests", ()), time.time_ns(), otel_context.get_current())
+        # Looking for image tokens instead would make the host wait for the device.
+        capture.pictured = any(
+            value is not None for name, value in kwargs.items() if name.startswith(("pixel_", "image_", "mm_"))
+        )
         outer = getattr(self._local, "capture", None)
         self._local.capture = capture
         try:
@@ -230,6 +235,9 @@ class Handle:
 
     # --- the hooks ------------------------------------------------------------------------------------------------
 
+    # Decoding may be compiled (transformers does so by itself with a static cache): the hooks stay outside of it.
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_forward(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
         capture: _Capture | None = getattr(self._local, "capture", None)
         if capture is None:
@@ -247,10 +255,12 @@ class Handle:
                     mask = torch.ones_like(ids)
                 capture.valid = mask.bool()
                 capture.steps = []
-            elif capture.log_probabilities is not None and ids is not None:
+            elif capture.newest is not None and ids is not None:
                 self._close_step(capture, ids[:, -1])
 
     def _after_norm(self, _module: Any, _args: Any, states: Tensor) -> None:
+        if torch.compiler.is_compiling():  # a pass that decodes; the prompt's is never compiled
+            return
         capture: _Capture | None = getattr(self._local, "capture", None)
         if capture is None or capture.measured is not None or capture.ids is None or capture.valid is None:
             return
@@ -258,32 +268,28 @@ class Handle:
             if states.shape[:2] != capture.ids.shape:
                 return  # the prompt comes in pieces; `_finish` says so
             began = time.perf_counter()
-            image = capture.ids == self._layout.image_token_id
-            device = states.device
-            if bool(image.any()):
+            if capture.pictured:
+                device = states.device
+                image = capture.ids == self._layout.image_token_id
                 capture.measured = self.monitor.scorer.measure(states, image.to(device), capture.valid.to(device))
             capture.seconds += time.perf_counter() - began
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_forward(self, _module: Any, _args: Any, output: Any) -> None:
         capture: _Capture | None = getattr(self._local, "capture", None)
         if capture is None or capture.ids is None:
             return
         with self.monitor.guard("capture"):
             logits = output.logits if hasattr(output, "logits") else output[0]
-            with torch.inference_mode():
-                capture.log_probabilities = torch.log_softmax(logits[:, -1].float(), dim=-1)
-                p = capture.log_probabilities.exp()
-                capture.entropy = -(p * capture.log_probabilities.clamp_min(-1e4)).sum(-1)
+            capture.newest = distribution(logits[:, -1], capture.scratch)
 
     @staticmethod
     def _close_step(capture: _Capture, tokens: Tensor) -> None:
         """The tokens (B,) that were chosen from the newest logits are known: keep what is needed, drop the rest."""
-        known, entropy = capture.log_probabilities, capture.entropy
-        capture.log_probabilities = None
-        if known is None or entropy is None or capture.steps is None or len(tokens) != len(known):
+        known, capture.newest = capture.newest, None
+        if known is None or capture.steps is None or len(tokens) != len(known.entropy):
             return
-        chosen = known.gather(1, tokens.to(known.device)[:, None])[:, 0]
-        capture.steps.append((tokens, chosen, entropy))
+        capture.steps.append((tokens, known.log_probability(tokens.to(known.weights.device)), known.entropy))
 
     # --- when the answers are complete -----------------------------------------------------------------------------
 
@@ -304,12 +310,13 @@ class Handle:
             for _ in range(len(sequences)):
                 self._keep([self.monitor.skip(str(uuid.uuid4()), reason or "no_input_ids")])
             return
-        if capture.log_probabilities is not None:
+        if capture.newest is not None:
             self._close_step(capture, sequences[:, -1])
         answers = sequences[:, ids.shape[1] :].cpu()
         lengths, finished = _lengths(answers, call)
         numbers = self._answer_numbers(capture, answers, lengths)
-        image = (ids == self._layout.image_token_id).cpu()
+        prompts, valid = ids.cpu(), capture.valid.cpu()
+        image = prompts == self._layout.image_token_id
         rows = capture.measured.rows() if capture.measured is not None else None
         pictures = call.pictures
         times = max(len(ids) // len(call.prompt), 1) if call.prompt is not None else 1  # answers a prompt, side by side
@@ -351,12 +358,17 @@ class Handle:
                     Answer(
                         request_id=request_id,
                         model=self._name,
-                        question=request.question or self._question(ids[row][capture.valid[row].to(ids.device)]),
+                        question=request.question
+                        or question_of(
+                            self._tokenizer,
+                            prompts[row][valid[row]].tolist(),
+                            self._layout.image_token_id,
+                        ),
                         text=self._tokenizer.decode(answers[row, : lengths[row]], skip_special_tokens=True).strip(),
                         pictures=self._picture_makers(request, own, assessment),
                         started_ns=capture.started_ns,
                         ended_ns=ended_ns,
-                        input_tokens=int(capture.valid[row].sum()),
+                        input_tokens=int(valid[row].sum()),
                         output_tokens=int(lengths[row]),
                         finish_reason="stop" if finished[row] else "length",
                         context=capture.context,
@@ -398,20 +410,6 @@ class Handle:
             answer_features(chosen[row, : max(length, 1)].tolist(), entropy[row, : max(length, 1)].tolist())
             for row, length in enumerate(lengths)
         ]
-
-    def _question(self, prompt: Tensor) -> str:
-        """The prompt's text without image tokens and the words that mark the roles."""
-        words = prompt[prompt != self._layout.image_token_id]
-        text: str = self._tokenizer.decode(words, skip_special_tokens=True).strip()
-        lowered = text.lower()
-        for role in _ROLE_WORDS:
-            if lowered.startswith(role.lower()):
-                text, lowered = text[len(role) :].strip(), lowered[len(role) :].strip()
-        for role in _ROLE_WORDS:
-            if lowered.endswith(role.lower().strip()):
-                text = text[: -len(role.strip())].strip()
-                lowered = text.lower()
-        return text
 
     def _picture_makers(
         self, request: Request, own: Sequence[PictureInput], assessment: Assessment

@@ -35,7 +35,13 @@ def blocks(page, language):
     return [code for kind, code in BLOCK.findall(page.read_text()) if kind == language]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+WITH_VLLM = ROOT / "docs" / "vllm.md"
+"""Its Python is run by tests/with_vllm/test_docs.py, where vLLM is installed."""
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page != WITH_VLLM], ids=lambda page: page.name
+)
 def test_python_blocks_run(page, tmp_path):
     """The Python of a page runs from top to bottom, in a fresh process and an empty folder."""
     code = "\n".join([PREPARED, *blocks(page, "python")]).replace('"proxy/"', "PROXY_FOLDER")

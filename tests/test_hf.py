@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from sqlalchemy import select
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 
 from fastrm_monitor import Monitor, Request, guard, instrument
 from fastrm_monitor.demo import PROXY_FOLDER
@@ -564,3 +564,25 @@ def test_a_shared_monitor(embedded, samples, watch):
     assert handle.monitor is monitor
     if found[0].calibrated:
         assert all(one.flagged and one.reason == "low_confidence" and one.threshold == 1.0 for one in found)
+
+
+def test_compiled_decoding(embedded, samples, watch, monkeypatch):
+    """With a static cache transformers compiles decoding: one graph as without monitoring, the same tokens, scored."""
+    model, _ = embedded
+    monkeypatch.setattr(type(model), "_valid_auto_compile_criteria", lambda *_: True)
+    options = {"cache_implementation": "static", "compile_config": CompileConfig(backend="eager", mode=None)}
+
+    def graphs_and_tokens():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        tokens = generate(embedded, rows_of(samples[:4]), min_new_tokens=4, **options)
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"], tokens
+
+    alone, tokens = graphs_and_tokens()
+    handle = watch()
+    watched, same = graphs_and_tokens()
+    assert alone == watched >= 1
+    assert torch.equal(tokens, same)
+    assert [one.scored for one in handle.pop()] == [True] * 4
+    generate(embedded, rows_of(samples[:1]), **options)
+    assert "token_probability" in handle.pop()[0].features

@@ -23,6 +23,7 @@ NAMES = (
     "sampled_out",  # neither flagged nor drawn into the sample
     "dropped",  # by reason: "queue_full", "store_error", "shutdown", ...
     "failed",  # by stage: "capture", "score", "telemetry", "store", "picture", ...
+    "engine",  # starts of an engine that is watched; the reason says which
     "confidence_sum",  # of the scored answers, so that the mean over all traffic is known
 )
 

@@ -159,8 +159,18 @@ def _check_config(config: ProxyConfig) -> None:
         raise ValueError(f"label_threshold is {config.label_threshold!r}")
 
 
-def check_model(folder: ProxyFolder, *, hidden_size: int, image_token_id: int, norm: nn.Module) -> None:
+def check_model(
+    folder: ProxyFolder, *, hidden_size: int, image_token_id: int, norm: nn.Module, same_classes: bool = True
+) -> None:
     """Refuse a proxy that was distilled from another model than the one served.
+
+    Args:
+        folder: the proxy.
+        hidden_size: d of the model.
+        image_token_id: of the model.
+        norm: the model's final norm.
+        same_classes: whether the engine builds models from the same classes as transformers, so that the norm's type
+            tells something.
 
     Raises:
         ProxyError: width, image token or final norm differ; the sentence says which.
@@ -178,7 +188,7 @@ def check_model(folder: ProxyFolder, *, hidden_size: int, image_token_id: int, n
             f"this model's is {image_token_id}: {remedy}"
         )
     facts = norm_facts(norm)
-    if config.norm.get("type") != facts["type"]:
+    if same_classes and config.norm.get("type") != facts["type"]:
         raise ProxyError(
             f"The proxy at {folder.path} is for a final norm of type {config.norm.get('type')}, "
             f"this model's is {facts['type']}: {remedy}"

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 Form = Literal["query-row", "self-attention"]
 
+_ROWS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class ProxyConfig:
@@ -100,7 +102,13 @@ class QueryRowProxy(Proxy):
 
     def forward(self, states: Tensor, image: Tensor, valid: Tensor) -> Tensor:
         """See `Proxy.forward`."""
-        return self.logits(self.keys(states), states[:, -1])
+        keys = self.keys(states) if torch.is_grad_enabled() else self._keys_in_parts(states)
+        return self.logits(keys, states[:, -1])
+
+    def _keys_in_parts(self, states: Tensor) -> Tensor:
+        """`keys` of (B, T, d), whose float32 copies of the states never take more than a part's memory."""
+        parts = states.reshape(-1, states.shape[-1]).split(_ROWS_AT_ONCE)
+        return torch.cat([self.keys(part) for part in parts]).reshape(*states.shape[:-1], -1)
 
 
 class SelfAttentionProxy(Proxy):

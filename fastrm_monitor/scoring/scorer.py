@@ -95,10 +95,14 @@ class Scorer:
             valid: (B, T) bool, all tokens but padding.
         """
         relevance = torch.sigmoid(self._proxy(states, image, valid))
-        p_ik = None
-        if self._probe is not None:
-            p_ik = torch.sigmoid(states[:, -1].float() @ self._probe + self._probe_bias)
-        return Measured(relevance, image, p_ik)
+        return Measured(relevance, image, self.probe(states[:, -1]))
+
+    @torch.inference_mode()
+    def probe(self, last: Tensor) -> Tensor | None:
+        """P(IK), float32 (B,), from the states (B, d) at t; None when the proxy folder has no probe."""
+        if self._probe is None:
+            return None
+        return torch.sigmoid(last.float() @ self._probe + self._probe_bias)
 
     def conclude(
         self,
