@@ -47,8 +47,8 @@ def examine(console: Console, store: str | None, proxy: Path, *, vllm: bool = Fa
 def _version(library: str) -> str | None:
     try:
         return version(library)
-    except PackageNotFoundError:
-        return None
+    except PackageNotFoundError:  # some builds have another distribution's name
+        return "installed" if importlib.util.find_spec(library.replace("-", "_")) is not None else None
 
 
 def _proxy(console: Console, path: Path) -> bool:

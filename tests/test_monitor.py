@@ -230,3 +230,32 @@ def test_fork_while_others_are_assessed(opened, store_url):
     with Store(store_url) as store, store.session() as session:
         found = session.scalars(select(Case.request_id).where(Case.request_id.like("r1000_"))).all()
     assert {f"r{10_000 + child}" for child in range(6)} <= set(found)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"store": "sqlite:///x.db?timeout=abc"},
+        {"store": "sqlite:///%00.db"},
+        {"store": f"sqlite:///{'a' * 5000}"},
+        {"proxy": "a" * 5000},
+        {"proxy": "a\0b"},
+    ],
+    ids=["option", "null", "long store", "long proxy", "null proxy"],
+)
+def test_odd_names_are_one_sentence(setting, tmp_path, monkeypatch):
+    """What no driver and no file system takes is a mistake like others: one sentence, and no other error."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FastRMError) as raised:
+        Monitor.open(**{"proxy": PROXY_FOLDER, **setting})
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+
+
+def test_a_telemetry_variable_costs_telemetry_only(tmp_path, monkeypatch, caplog):
+    """A value that the OpenTelemetry SDK refuses is said in the log; answers are scored."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "abc")
+    monitor = Monitor.open(proxy=PROXY_FOLDER)
+    monitor.close()
+    assert "check OTEL_*" in caplog.text

@@ -186,6 +186,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "confidence not finite": (lambda f: _change_confidence(f, weights=[float("nan"), 1.0]), "not finite"),
     "confidence bias not finite": (lambda f: _change_confidence(f, probe_bias=float("inf")), "not finite"),
     "confidence beyond floats": (lambda f: _change_confidence(f, intercept=10**400), "confidence.json cannot be read"),
+    "threshold out of range": (lambda f: _change_confidence(f, threshold=-1.0), "not between 0 and 1"),
     "confidence of text": (lambda f: _change_confidence(f, threshold="0.5"), "confidence.json cannot be read"),
     "confidence of no names": (lambda f: _change_confidence(f, features=[1, 2]), "features are not names"),
     "confidence of later fields": (lambda f: _change_confidence(f, later=1), "confidence.json cannot be read"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from fastrm_monitor.integrations.vllm import pictures
 from fastrm_monitor.integrations.vllm.pictures import PictureShelf
 
 
@@ -79,10 +82,10 @@ def test_an_upload_in_another_mode(mode):
 
 
 def test_a_callers_own_picture():
-    """A PIL picture is referred to, not copied, costs no room, and is shown in RGB."""
-    shelf, own = PictureShelf(0), noise(mode="L")
+    """A decoded picture is referred to, not copied, takes room like its pixels, and is shown in RGB."""
+    shelf, own = PictureShelf(24), noise(mode="L")
     shelf.put("cat", own)
-    assert (shelf.get("cat").source, shelf.get("cat").bytes) == (own, 0)
+    assert (shelf.get("cat").source, shelf.get("cat").bytes) == (own, 24)
     shown = shelf.maker("cat")()
     assert (shown.mode, shown.size) == ("RGB", (6, 4))
 
@@ -184,3 +187,33 @@ def test_threads():
     for number in range(4):
         shelf.put(f"last {number}", Sized(250))
     assert all(shelf.get(f"last {number}") is not None for number in range(4))
+
+
+def test_a_callers_picture_while_its_request_is_in_flight():
+    """A request in flight keeps the picture, even when the caller does not; its case is made after it was let go."""
+    shelf = PictureShelf(1 << 20)
+    picture = Image.new("RGB", (30, 20), "red")
+    watched = weakref.ref(picture)
+    shelf.put("asked", picture)
+    shelf.claim(["asked"])
+    del picture
+    gc.collect()
+    make = shelf.maker("asked")
+    shelf.release(["asked"])
+    assert make().size == (30, 20)
+    del make
+    gc.collect()
+    assert watched() is None
+
+
+def test_an_upload_whose_request_never_comes(monkeypatch):
+    """After a minute its bytes are given back; one that a request has stays, however long that takes."""
+    now = 100.0
+    monkeypatch.setattr(pictures.time, "monotonic", lambda: now)
+    shelf = PictureShelf(1 << 20)
+    shelf.put("refused", Upload(encoded(noise())))
+    shelf.put("asked", Upload(encoded(noise())))
+    shelf.claim(["asked"])
+    now += 61
+    shelf.put("new", Upload(encoded(noise())))
+    assert [shelf.get(name) is not None for name in ("refused", "asked", "new")] == [False, True, True]

@@ -113,6 +113,16 @@ def one_sentence(url: URL, doing: str) -> Iterator[None]:
         raise StoreError(_sentence(url, doing, error)) from None
 
 
+@contextmanager
+def usable(url: URL) -> Iterator[None]:
+    """Turn what a driver or a file system says of an odd name or option in a URL into a `StoreError`."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError) as error:
+        detail = " ".join(str(error).split())[:120]
+        raise StoreError(f"The store {safe_url(url)[:200]} cannot be opened ({detail}): check its URL.") from None
+
+
 def _forget_rows(error: Exception) -> None:
     """PostgreSQL quotes the whole row below an error's first line, and some error reporters show an error's context."""
     for one in (error, getattr(error, "orig", None)):

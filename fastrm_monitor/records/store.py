@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import schema
 from fastrm_monitor.records.counters import TrafficRow
-from fastrm_monitor.records.engine import for_writing, one_sentence, open_engine, read_url, safe_url
+from fastrm_monitor.records.engine import for_writing, one_sentence, open_engine, read_url, safe_url, usable
 from fastrm_monitor.records.forks import TRANSACTIONS, renew_in_child
 from fastrm_monitor.records.models import VERDICTS, Case, Review, Traffic
 from fastrm_monitor.records.text import clean_text
@@ -44,11 +44,12 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._url = read_url(url)
-        self._engine = open_engine(self._url)
+        with usable(self._url):
+            self._engine = open_engine(self._url)
         self._writing = for_writing(self._engine)
         self._closed = False
         try:
-            with one_sentence(self._url, "opened"):
+            with usable(self._url), one_sentence(self._url, "opened"):
                 schema.prepare(self._engine, self._url)
         except BaseException:
             self._engine.dispose()

@@ -88,8 +88,12 @@ def load_proxy(folder: str | Path) -> ProxyFolder:
     Raises:
         ProxyError: it is missing, incomplete or corrupt; one sentence that says what to do.
     """
-    path = Path(folder).expanduser()
-    if not path.is_dir():
+    try:
+        path = Path(folder).expanduser()
+        there = path.is_dir()
+    except (OSError, RuntimeError, ValueError):  # a name that no file system takes
+        raise ProxyError(f"There is no proxy folder at {str(folder)[:200]!r}: the name cannot be used.") from None
+    if not there:
         raise ProxyError(f"There is no proxy folder at {path}: make one with `fastrm-monitor distill`.")
     config = _read_config(path)
     weights = path / "proxy.safetensors"

@@ -106,6 +106,8 @@ def load_confidence(folder: Path) -> LogisticConfidence | None:
         numbers += [made.intercept, made.threshold, made.probe_bias]
         if len(sizes) != 1 or not all(math.isfinite(number) for number in numbers) or 0 in made.scale:
             raise ValueError("lists of unequal length or numbers that are not finite")
+        if not 0 <= made.threshold <= 1:
+            raise ValueError(f"threshold is {made.threshold}, which is not between 0 and 1")
         if not all(isinstance(name, str) for name in made.features):
             raise ValueError("features are not names")
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -43,6 +43,9 @@ def telemetry_from_environment(dashboard_url: str, provider: str, seconds: float
             "pip install 'fastrm-monitor[otel]'"
         )
         return Telemetry(dashboard_url, provider)
+    except Exception as error:  # a value among OTEL_* that the SDK cannot use
+        logger.warning("fastrm-monitor: nothing is sent, OpenTelemetry cannot be set up: check OTEL_* (%s)", error)
+        return Telemetry(dashboard_url, provider)
 
 
 def _wanted() -> bool:

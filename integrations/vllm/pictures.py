@@ -1,12 +1,14 @@
 """The pictures of the requests in flight, as they came, until their answers are complete.
 
 vLLM drops a picture once it is processed, and a flagged case should show it. Kept is what costs least: the encoded
-bytes of an upload, or a reference to the caller's own picture. Bounded, the longest unused go first.
+bytes of an upload, else the decoded picture. Bounded in bytes, the longest unused go first; a picture whose request
+never comes (refused, or only counted) goes after a minute.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import Any
 from PIL import Image, ImageOps
 
 _WHITE = (255, 255, 255)
+_UNCLAIMED_SECONDS = 60.0
+"""A request is added within moments of its pictures' processing, or never."""
 
 
 @dataclass(eq=False)
@@ -24,10 +28,11 @@ class Picture:
 
     Attributes:
         size: (width, height) in pixels, upright.
-        source: its encoded bytes, or the picture itself.
+        source: its encoded bytes, or the decoded picture.
         background: what the engine puts behind transparent pixels.
         expected: times that it was processed for a request that is not added yet.
         claims: requests in flight that have it.
+        since: monotonic time of its last processing.
     """
 
     size: tuple[int, int]
@@ -35,11 +40,14 @@ class Picture:
     background: tuple[int, ...] = _WHITE
     expected: int = 1
     claims: int = 0
+    since: float = 0.0
 
     @property
     def bytes(self) -> int:
-        """Memory that keeping it costs: none for the caller's own picture."""
-        return len(self.source) if isinstance(self.source, bytes) else 0
+        """Memory that keeping it costs."""
+        if isinstance(self.source, bytes):
+            return len(self.source)
+        return self.source.width * self.source.height * len(self.source.getbands())
 
     def load(self) -> Image.Image:
         """The picture as the model saw it: upright, in RGB."""
@@ -69,6 +77,7 @@ class PictureShelf:
         self._room, self._entries = room, entries
         self._kept: OrderedDict[str, Picture] = OrderedDict()
         self._bytes = 0
+        self._swept = 0.0
         self._lock = threading.Lock()
 
     def put(self, identity: str, item: Any) -> None:
@@ -82,6 +91,7 @@ class PictureShelf:
             media.size,
             encoded if isinstance(encoded, bytes) else media,
             tuple(options.get("rgba_background_color") or _WHITE),
+            since=time.monotonic(),
         )
         with self._lock:
             before = self._drop(identity)
@@ -91,6 +101,7 @@ class PictureShelf:
                 return
             self._kept[identity] = picture
             self._bytes += picture.bytes
+            self._sweep(picture.since)
             while self._bytes > self._room or len(self._kept) > self._entries:
                 self._drop(next(iter(self._kept)))
 
@@ -125,6 +136,15 @@ class PictureShelf:
         """A function that loads the picture. Decided now whether it is still there, loaded when called."""
         picture = self.get(identity)
         return _gone if picture is None else picture.load
+
+    def _sweep(self, now: float) -> None:
+        """Forget, about once a second, the pictures whose requests did not come."""
+        if now - self._swept < 1:
+            return
+        self._swept = now
+        for identity, picture in list(self._kept.items()):
+            if not picture.claims and now - picture.since > _UNCLAIMED_SECONDS:
+                self._drop(identity)
 
     def _drop(self, identity: str) -> Picture | None:
         picture = self._kept.pop(identity, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 
@@ -11,6 +12,8 @@ def register() -> None:
         return
     from fastrm_monitor.guard import logger
 
+    if logger.level == logging.NOTSET:  # a library of the server's silences whatever has no level of its own
+        logger.setLevel(logging.WARNING)
     try:
         from fastrm_monitor.integrations.vllm import internals
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
+from fastrm_monitor.integrations.vllm import pictures
 from fastrm_monitor.records.models import Case
 from tests.with_vllm.asked import asks, by_transformers, by_vllm, furthest
 
@@ -121,6 +122,30 @@ def test_beams_are_not_answers(llm, desk):
     llm.beam_search([row.for_vllm], BeamSearchParams(beam_width=2, max_tokens=3))
     counts = totals(desk)
     assert counts["seen", ""] == counts["skipped", "beam_search"] > 0
+
+
+def test_one_token_with_log_probabilities_is_an_answer(llm, desk):
+    """Classification asks for one token, its log probability and no text; that is not a beam."""
+    params = SamplingParams(temperature=0, max_tokens=1, logprobs=1, detokenize=False)
+    (output,) = generate(llm, asks(1), params)
+    assert output.fastrm.scored
+    assert totals(desk)["scored", ""] == 1
+
+
+def test_refused_requests_leave_nothing(llm, desk, monkeypatch):
+    """Pictures of requests that the engine refuses are forgotten after a minute."""
+    refused = SamplingParams(temperature=0, max_tokens=4, stop_token_ids=[99999])
+    for row in asks(5, seed=51):
+        with pytest.raises(VLLMValidationError):
+            generate(llm, [row], refused)
+    (row,) = asks(1, seed=52)
+    assert generate(llm, [row])[0].fastrm.scored
+    assert len(desk.shelf._kept) >= 5
+    now = pictures.time.monotonic()
+    monkeypatch.setattr(pictures.time, "monotonic", lambda: now + 62)
+    (row,) = asks(1, seed=53)
+    assert generate(llm, [row])[0].fastrm.scored
+    assert not desk.shelf._kept
 
 
 def test_aborted_requests(llm, desk):

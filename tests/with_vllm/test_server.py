@@ -20,6 +20,7 @@ import numpy as np
 import openai
 import pytest
 from sqlalchemy import select
+from sqlalchemy import text as sql
 
 from fastrm_monitor.records.images import unpack_map
 from fastrm_monitor.records.models import Case
@@ -272,3 +273,19 @@ def test_doctor_sees_the_server(server):
     assert "vLLM 0.32.0" in done.stdout
     assert "runner V1, hooks live" in done.stdout
     assert "skipped (no_image)" in done.stdout
+
+
+def test_the_log_says_when_the_store_fails(server, client):
+    """The last test here: without its tables the store fails, the answers come as ever, and the log has one line."""
+    _, store, log = server
+    assert "could not be stored" not in log.read_text()
+    with store.session(write=True) as session:
+        session.execute(sql("DROP TABLE case_pictures"))
+    objects = [ask(client, row).choices[0].fastrm for row in asks(40, seed=46)]
+    assert all(one["confidence"] is not None for one in objects)
+    assert any(one["case_id"] for one in objects)
+    for _ in range(50):
+        if "fastrm-monitor: cases could not be stored" in log.read_text():
+            return
+        time.sleep(0.2)
+    pytest.fail(log.read_text()[-2000:])

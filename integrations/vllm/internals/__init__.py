@@ -74,8 +74,8 @@ def missing(modules: Mapping[str, Sequence[str]]) -> list[str]:
     for module, names in modules.items():
         try:
             home: Any = import_module(module)
-        except ImportError:
-            lacking.append(module)
+        except Exception as error:  # beside what is not there, libraries that do not fit together
+            lacking.append(f"{module} ({type(error).__name__}: {' '.join(str(error).split())[:120]})")
             continue
         lacking += [f"{module}.{name}" for name in names if not has(home, name)]
     return lacking

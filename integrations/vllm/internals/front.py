@@ -58,6 +58,8 @@ def server_is_ready(engine: Any) -> None:
 def _open_desk(engine: Any) -> Desk:
     model = engine.vllm_config.model_config
     names = model.served_model_name
+    if engine.renderer.mm_processor is None:
+        raise ModelError("The engine is set to take no pictures, so there is nothing to monitor.")
     layout = layout_for(model.hf_config, engine.renderer.mm_processor.info.get_hf_processor())
     monitor = Monitor.open(provider="vllm")
     shelf = PictureShelf(monitor.settings.picture_memory << 20)
@@ -96,7 +98,7 @@ def _add_request(desk: Desk, processor: Any, original: Callable[..., Any], *args
         if state is None or request.sampling_params is None or hasattr(state, FIELD):
             return  # a pooling request, or more of a request that is being streamed in
         served = desk.admit(_served(request, state))
-        if _is_beam(request.sampling_params):
+        if _is_beam(request, state):
             desk.drop(served, "beam_search")
         else:
             state.fastrm = (desk, served)
@@ -114,9 +116,15 @@ def _served(request: Any, state: Any) -> Served:
     )
 
 
-def _is_beam(params: Any) -> bool:
+def _is_beam(request: Any, state: Any) -> bool:
     """Beam search asks for one token at a time with many candidates; none of these is an answer."""
-    return params.max_tokens == 1 and not params.detokenize and bool(params.logprobs)
+    params = request.sampling_params
+    piece = params.max_tokens == 1 and not params.detokenize and bool(params.logprobs)
+    # A caller may ask for the same; what the server's beam search and the offline one leave behind tells them apart.
+    server = state.queue is not None
+    return piece and (
+        "-beam-" in str(request.external_req_id) if server else bool(getattr(params, "skip_clone", False))
+    )
 
 
 def _abort_requests(desk: Desk, processor: Any, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
