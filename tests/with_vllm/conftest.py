@@ -1,6 +1,6 @@
 """Tests against the real vLLM. They have an environment of their own (`make test-vllm`), where vLLM is installed.
 
-Without vLLM nothing here is collected; where FASTRM_REQUIRE_VLLM is 1, that is an error.
+Without vLLM nothing here is collected; where FASTRM_REQUIRE_VLLM is 1, `make test-vllm` fails instead.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 
 if importlib.util.find_spec("vllm") is None:
-    if os.environ.get("FASTRM_REQUIRE_VLLM") == "1":
-        raise RuntimeError("vLLM is not installed, and FASTRM_REQUIRE_VLLM is 1: run `make test-vllm`")
     collect_ignore_glob = ["test_*.py"]
 else:
     from tests.with_vllm.asked import ENGINE, switch_on
