@@ -35,8 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from report import Report
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -611,32 +610,6 @@ def who_waits(handle: Any, load: Load, report: Report) -> float | None:
 FIGURES = ("first token", "decode step", "whole call")
 
 
-class Report:
-    """Prints as it goes and keeps the same as markdown."""
-
-    def __init__(self) -> None:
-        console = Console()
-        self.console = console if console.is_terminal else Console(width=150)
-        self.lines: list[str] = ["# What monitoring adds to a decode step", ""]
-
-    def line(self, text: str) -> None:
-        """A paragraph."""
-        self.console.print(text, highlight=False)
-        self.lines += [text, ""]
-
-    def table(self, title: str, heads: tuple[str, ...], rows: list[list[str]]) -> None:
-        """A table under a title."""
-        table = Table(title=title, title_justify="left")
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
-        self.lines += [f"## {title}", "", "| " + " | ".join(heads) + " |"]
-        self.lines.append("|" + "|".join(" ---: " if number else " --- " for number in range(len(heads))) + "|")
-        self.lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-
-
 def time_table(report: Report, title: str, results: list[Rounds]) -> None:
     """Times and ratios of all batch sizes of one mode."""
     heads = (
@@ -803,7 +776,7 @@ def measure(
 def main() -> None:
     """Measure and print."""
     chosen = arguments_of()
-    report = Report()
+    report = Report(150, "# What monitoring adds to a decode step")
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     report.line(

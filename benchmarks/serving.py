@@ -38,8 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
+from report import Report
 
 ALONE, AGAIN, WATCHED, HOOKED, EXTRACTED = "alone", "again", "watched", "hooked", "extracted"
 TITLES = {
@@ -631,32 +630,6 @@ def memory_lines(facts: Facts) -> list[str]:
     ]
 
 
-class Report:
-    """Prints as it goes and keeps the same as markdown."""
-
-    def __init__(self) -> None:
-        console = Console()
-        self.console = console if console.is_terminal else Console(width=140)
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        """A paragraph."""
-        self.console.print(text, highlight=False)
-        self.lines += [text, ""]
-
-    def table(self, title: str, heads: tuple[str, ...], rows: list[list[str]]) -> None:
-        """A table under a title."""
-        table = Table(title=title, title_justify="left")
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
-        self.lines += [f"## {title}", "", "| " + " | ".join(heads) + " |"]
-        self.lines.append("|" + "|".join(" --- " if not number else " ---: " for number in range(len(heads))) + "|")
-        self.lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-
-
 def machine() -> str:
     """Hardware and versions."""
     if torch.cuda.is_available():
@@ -731,7 +704,7 @@ def main() -> None:
     """Measure and print."""
     arguments = arguments_of()
     began = time.perf_counter()
-    report = Report()
+    report = Report(140)
     say = report.console.print
     cuda, quick = torch.cuda.is_available(), arguments.quick
     shape = Shape(

@@ -13,7 +13,9 @@ from fastrm_monitor.integrations.vllm.responses import FIELD
 def update_from_output(original: Callable[..., Any], scheduler: Any, *args: Any, **kwargs: Any) -> Any:
     """Around the method of that name, for every scheduler of this process."""
     outputs = original(scheduler, *args, **kwargs)
-    ledger = scheduler.__dict__.setdefault(FIELD, Ledger())
+    ledger: Ledger | None = getattr(scheduler, FIELD, None)
+    if ledger is None:
+        ledger = scheduler.fastrm = Ledger()
     with ledger.guard("drain"):
         _stamp(ledger, scheduler, outputs, argument(args, kwargs, 1, "model_runner_output"))
         ledger.forget(argument(args, kwargs, 0, "scheduler_output").finished_req_ids)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastrm_monitor.errors import ModelError
 from fastrm_monitor.integrations.vllm.frontend import Desk, Served
-from fastrm_monitor.integrations.vllm.internals import argument, http, wrap
+from fastrm_monitor.integrations.vllm.internals import argument, http, unmonitored_otherwise, wrap
 from fastrm_monitor.integrations.vllm.ledger import ENTRY, parts_of
 from fastrm_monitor.integrations.vllm.pictures import PictureShelf
 from fastrm_monitor.integrations.vllm.responses import FIELD
@@ -177,12 +177,12 @@ def _finish(desk: Desk, served: Served, detokenizer: Any, completion: Any) -> As
 def _add_to_output(original: Callable[..., Any], output: Any, *args: Any, **kwargs: Any) -> None:
     """A slow consumer of a stream gets several outputs as one: the assessment of the last must not be lost."""
     original(output, *args, **kwargs)
-    found = {
-        one.index: one.fastrm for one in argument(args, kwargs, 0, "next_output").outputs if one.fastrm is not None
-    }
-    for completion in output.outputs:
-        if completion.index in found:
-            completion.fastrm = found[completion.index]
+    with unmonitored_otherwise():
+        merged = argument(args, kwargs, 0, "next_output").outputs
+        found = {one.index: one.fastrm for one in merged if one.fastrm is not None}
+        for completion in output.outputs:
+            if completion.index in found:
+                completion.fastrm = found[completion.index]
 
 
 def _take_watch(state: Any) -> tuple[Desk, Served] | None:
