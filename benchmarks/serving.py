@@ -691,7 +691,7 @@ def arguments_of() -> argparse.Namespace:
 
 def loads_of(arguments: argparse.Namespace) -> tuple[Load, ...]:
     """The three loads at the sizes asked for."""
-    many = arguments.requests or (16 if arguments.quick else 32)
+    many = arguments.requests or (16 if arguments.quick else 64)
     loads = (
         Load("prefill-heavy", many, many, 12, 4),
         Load("decode-heavy", many, many, 12, 16 if arguments.quick else 256),
@@ -708,7 +708,7 @@ def main() -> None:
     say = report.console.print
     cuda, quick = torch.cuda.is_available(), arguments.quick
     shape = Shape(
-        arguments.width or (256 if quick else 1536), arguments.layers or (2 if quick else 8), 64 if quick else 96
+        arguments.width or (256 if quick else 1536), arguments.layers or (2 if quick else 16), 64 if quick else 96
     )
     rounds = arguments.rounds or (2 if quick else 5)
     loads = loads_of(arguments)
