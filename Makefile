@@ -8,7 +8,7 @@ OPEN ?= 1
 VLLM := .venv-vllm
 WITH_VLLM := PYTHONPATH=$(CURDIR)/tests/with_vllm/site:$(CURDIR)
 
-.PHONY: demo test test-vllm check format bench bench-vllm bench-decode clean
+.PHONY: demo test test-vllm check format bench evidence faults bench-vllm bench-decode clean
 
 demo: $(VENV)/demo.stamp  ## Serve real requests through the embedded model, then open the dashboard (OPEN=0: do not)
 	$(BIN)/fastrm-monitor demo $(if $(filter 0,$(OPEN)),--no-open,--open)
@@ -38,6 +38,12 @@ format: $(VENV)/test.stamp  ## Format and mend what can be mended
 bench: $(VENV)/test.stamp  ## What monitoring costs, side by side in one run
 	$(BIN)/python benchmarks/overhead.py
 
+evidence: $(VENV)/test.stamp  ## Proxies, features and amounts of training compared, from nothing
+	$(BIN)/python benchmarks/evidence.py
+
+faults: $(VENV)/test.stamp  ## What is lost when databases, disks and processes fail (QUICK=1: with fewer answers)
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/faults.py $(if $(QUICK),--quick)
+
 bench-vllm: $(VLLM)/test.stamp  ## What monitoring costs vLLM, side by side in one run
 	$(WITH_VLLM) $(VLLM)/bin/python benchmarks/serving.py
 
@@ -59,7 +65,7 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
-	$(PIP) -e '.[hf,otel,dashboard,postgres,lab]' --group dev
+	$(PIP) -e '.[hf,otel,grpc,prometheus,dashboard,postgres,lab]' --group dev
 	touch $@ $(VENV)/demo.stamp
 
 $(VLLM)/test.stamp: pyproject.toml constraints.txt

@@ -35,7 +35,21 @@ StoreOption = Annotated[
     str | None, typer.Option(help=f"SQLAlchemy URL of the store; default FASTRM_STORE, else {DEFAULT_STORE}.")
 ]
 ModelOption = Annotated[str, typer.Option(help="Model folder, hub id, or 'embedded' for the small one in the package.")]
+_TAUGHT = "natural,prior_free,habit_free,varied"
 ProxyOption = Annotated[Path | None, typer.Option(help="Proxy folder; default FASTRM_PROXY, else the embedded one.")]
+DatasetOption = Annotated[str, typer.Option(help="'scenes', 'vqav2', 'gqa', 'pope' or 'jsonl'.")]
+AnnotationsOption = Annotated[Path | None, typer.Option(help="VQAv2's annotations file.")]
+ImagesOption = Annotated[Path | None, typer.Option(help="Folder of the pictures.")]
+SceneGraphsOption = Annotated[Path | None, typer.Option(help="GQA's scene graphs: where the objects asked about lie.")]
+
+_FILES_OF: dict[str, tuple[str, ...]] = {
+    "scenes": (),
+    "vqav2": ("questions", "annotations", "images"),
+    "gqa": ("questions", "images", "scene-graphs"),
+    "pope": ("questions", "images"),
+    "jsonl": ("questions", "images"),
+}
+"""The options with files that each data set uses."""
 
 
 @app.command()
@@ -116,24 +130,29 @@ def score(
 def distill(
     output: Annotated[Path, typer.Option(help="Proxy folder to write.")],
     model: ModelOption = "embedded",
-    dataset: Annotated[str, typer.Option(help="'vqav2' or 'scenes'.")] = "scenes",
-    questions: Annotated[Path | None, typer.Option(help="VQAv2's questions file.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="VQAv2's annotations file.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    dataset: DatasetOption = "scenes",
+    questions: Annotated[Path | None, typer.Option(help="Questions file, or GQA's folder of shards.")] = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    scene_graphs: SceneGraphsOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
-    kinds: Annotated[str, typer.Option(help="Kinds of scenes, comma-separated.")] = "natural,prior_free",
-    pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 4000,
-    calibrate_pictures: Annotated[int, typer.Option(min=0, help="Natural scenes to calibrate on.")] = 600,
+    kinds: Annotated[str, typer.Option(help="Kinds of scenes, comma-separated.")] = _TAUGHT,
+    pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 3500,
+    calibrate_kinds: Annotated[
+        str, typer.Option(help="Kinds to fit the confidence on, the traffic's first.")
+    ] = "natural,habit_free",
+    calibrate_pictures: Annotated[int, typer.Option(min=0, help="Scenes of each of these kinds.")] = 800,
     form: Annotated[str, typer.Option(help="'query-row' or 'self-attention'.")] = "query-row",
-    targets: Annotated[str, typer.Option(help="'soft' or 'hard' (the paper's).")] = "soft",
+    targets: Annotated[str, typer.Option(help="'centred', 'soft', or 'hard' as in the paper.")] = "centred",
+    heads: Annotated[bool, typer.Option("--heads/--no-heads", help="Teach grounding and evidence, if known.")] = True,
     label_threshold: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="Teacher relevance that counts as relevant.")
     ] = 0.3,
     key_size: Annotated[int, typer.Option(min=1, max=8192, help="Width of keys and queries.")] = 64,
     projection_size: Annotated[
         int, typer.Option(min=0, max=65536, help="Hidden width of projections; 0: one linear map.")
-    ] = 128,
-    epochs: Annotated[int, typer.Option(min=1)] = 40,
+    ] = 256,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
     seed: Annotated[int, typer.Option(min=0, max=2**31)] = 0,
     instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
@@ -145,19 +164,21 @@ def distill(
     --annotations A.json --images val2014 --output proxy
     """
     _one_of("form", form, ("query-row", "self-attention"))
-    _one_of("targets", targets, ("soft", "hard"))
+    _one_of("targets", targets, ("centred", "soft", "hard"))
     _need_lab("Distilling")
     _make_folder(output)
-    data = _dataset(dataset, questions, annotations, images, limit, kinds, pictures, training=True)
-    from fastrm_monitor.lab import ask, labels
+    data = _dataset(dataset, questions, annotations, images, scene_graphs, limit, kinds, pictures, training=True)
+    from fastrm_monitor.lab import ask, labels, sharing
     from fastrm_monitor.lab.distill import Recipe
     from fastrm_monitor.lab.proxies import make_proxy
 
+    sharing.join()  # before the model takes a GPU
     lvlm, processor = ask.load_lvlm(model)
     asker = ask.Asker(lvlm, processor, instruction)
     recipe = Recipe(
         form=form,  # type: ignore[arg-type]
         targets=targets,
+        heads=heads,
         label_threshold=label_threshold,
         key_size=key_size,
         projection_size=projection_size if form == "query-row" else 0,
@@ -167,67 +188,103 @@ def distill(
     where = cache or labels.default_cache()
     with _progress() as bar:
         made = labels.make_labels(asker, data, where, batch=batch, progress=bar)
-        calibration = None
+        calibration = []
         if dataset == "scenes" and calibrate_pictures:
             from fastrm_monitor.lab.datasets.scene_set import VALIDATION_SEED, SceneSet
 
-            held = SceneSet(["natural"], calibrate_pictures, VALIDATION_SEED)
-            calibration = labels.make_labels(asker, held, where, batch=batch, progress=bar)
+            chosen = [kind.strip() for kind in calibrate_kinds.split(",")]
+            held = [SceneSet([kind], calibrate_pictures, VALIDATION_SEED) for kind in chosen]
+            calibration = [labels.make_labels(asker, one, where, batch=batch, progress=bar) for one in held]
         config = make_proxy(asker, made, calibration, recipe, output, data.name, model, bar)
-    _print_proxy(output, config)
+    if sharing.is_main():
+        _print_proxy(output, config)
 
 
 @app.command()
 def evaluate(
-    output: Annotated[Path, typer.Option(help="Folder for report.json.")],
+    output: Annotated[Path, typer.Option(help="Folder for report.json and report.html; a broken run goes on there.")],
     model: ModelOption = "embedded",
-    proxy: ProxyOption = None,
-    dataset: Annotated[str, typer.Option(help="'vqav2' or 'scenes'.")] = "scenes",
-    questions: Annotated[Path | None, typer.Option(help="VQAv2's questions file.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="VQAv2's annotations file.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the pictures.")] = None,
+    proxy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Proxy folder; default FASTRM_PROXY, else the embedded one. Further ones stand beside it."),
+    ] = None,
+    dataset: DatasetOption = "scenes",
+    questions: Annotated[
+        list[Path] | None, typer.Option(help="Questions file, or GQA's folder of shards; several give several parts.")
+    ] = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    scene_graphs: SceneGraphsOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
     kinds: Annotated[str, typer.Option(help="Kinds of scenes, the first in distribution; or 'all'.")] = "all",
     pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 300,
+    sections: Annotated[
+        str,
+        typer.Option(help="Sections that ask the model again: perturbation,sampling,layers,cost, or 'all' or 'none'."),
+    ] = "all",
+    again: Annotated[
+        int, typer.Option(min=1, help="Questions of a data set that perturbation and sampling ask again.")
+    ] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
     instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
     cache: Annotated[Path | None, typer.Option(help="Where labels are kept, so that a broken run goes on.")] = None,
 ) -> None:
-    """Measure a proxy: fidelity to the teacher, pointing game, and what the confidence is worth.
+    """Measure a proxy and its confidence, and give a verdict on each claim of the FastRM paper.
 
     Example: fastrm-monitor evaluate --dataset scenes --pictures 300 --output report
     """
     from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
 
-    _need_lab("Evaluating")
+    _need_lab("Evaluating", "jinja2", "matplotlib")
     _make_folder(output)
-    names = ["natural", *SHIFTED_KINDS] if kinds == "all" else [kind.strip() for kind in kinds.split(",")]
-    parts = [_dataset(dataset, questions, annotations, images, limit, name, pictures) for name in names]
-    if dataset != "scenes":
-        parts, names = parts[:1], [parts[0].name]
+    files: list[Path | None] = [*questions] if questions else [None]
+    if dataset == "scenes":
+        names = ["natural", *SHIFTED_KINDS] if kinds == "all" else [kind.strip() for kind in kinds.split(",")]
+        parts = [
+            _dataset(dataset, files[0], annotations, images, scene_graphs, limit, name, pictures) for name in names
+        ]
+    else:
+        parts = [_dataset(dataset, one, annotations, images, scene_graphs, limit, kinds, pictures) for one in files]
+        names = [part.name for part in parts]
     from fastrm_monitor.lab import ask, labels
     from fastrm_monitor.lab import evaluate as lab
     from fastrm_monitor.lab.printing import print_report
+    from fastrm_monitor.lab.report.page import page
     from fastrm_monitor.scoring.anatomy import anatomy_of
     from fastrm_monitor.scoring.checkpoint import load_proxy
     from fastrm_monitor.scoring.patches import layout_for
 
-    folder = load_proxy(_proxy_folder(proxy, model))
+    several = {"all": lab.SECTIONS, "none": ()}
+    wanted = several[sections] if sections in several else tuple(one.strip() for one in sections.split(","))
+    for one in wanted:
+        _one_of("sections", one, (*lab.SECTIONS, *several))
+    given = proxy or [_proxy_folder(None, model)]
+    short = len({path.resolve().name for path in given}) == len(given)
+    folders = {path.resolve().name if short else str(path): load_proxy(path) for path in given}
     lvlm, processor = ask.load_lvlm(model)
-    anatomy_of(lvlm).check(folder)
-    asker = ask.Asker(lvlm, processor, instruction)
-    layout = layout_for(lvlm.config, processor)
-    found = []
+    for folder in folders.values():
+        anatomy_of(lvlm).check(folder)
     with _progress() as bar:
-        for name, data in zip(names, parts, strict=True):
-            made = labels.make_labels(asker, data, cache or labels.default_cache(), batch=batch, progress=bar)
-            task = bar.add_task(f"judging {name}", total=None)
-            found.append(lab.evaluate(made, folder, layout, name))
-            bar.update(task, total=1, completed=1)
-    result = lab.report(model, folder, found)
+        work = lab.Evaluation(
+            asker=ask.Asker(lvlm, processor, instruction),
+            model=model,
+            folders=folders,
+            layout=layout_for(lvlm.config, processor),
+            output=output,
+            cache=cache or labels.default_cache(),
+            progress=bar,
+            sections=wanted,
+            batch=batch,
+            again=again,
+        )
+        result, examples = work.run(list(zip(names, parts, strict=True)))
+        task = bar.add_task("drawing", total=1)
+        html = page(result, examples)
+        bar.update(task, completed=1)
     _write(output / "report.json", json.dumps(result, indent=1))
+    _write(output / "report.html", html)
     print_report(result, console)
-    console.print(f"written: {output / 'report.json'}")
+    console.print(f"written: {output / 'report.json'} and {output / 'report.html'}")
 
 
 @app.command()
@@ -296,9 +353,9 @@ def _store_url(store: str | None) -> str:
     return store or _given_store() or DEFAULT_STORE
 
 
-def _need_lab(what: str) -> None:
+def _need_lab(what: str, *more: str) -> None:
     """Say at once, not after hours of labelling, that the libraries are missing."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "scipy", "sklearn")):
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "scipy", "sklearn", *more)):
         raise MissingExtraError(what, "lab")
 
 
@@ -328,22 +385,43 @@ def _dataset(
     questions: Path | None,
     annotations: Path | None,
     images: Path | None,
+    scene_graphs: Path | None,
     limit: int | None,
     kinds: str,
     pictures: int,
     *,
     training: bool = False,
 ) -> Dataset:
-    _one_of("dataset", name, ("scenes", "vqav2"))
+    _one_of("dataset", name, tuple(_FILES_OF))
+    given = {"questions": questions, "annotations": annotations, "images": images, "scene-graphs": scene_graphs}
+    idle = [f"--{option}" for option, value in given.items() if value is not None and option not in _FILES_OF[name]]
+    if idle:
+        raise DataError(f"--dataset {name} does not use {' and '.join(idle)}.")
     if name == "scenes":
         from fastrm_monitor.lab.datasets.scene_set import TEST_SEED, TRAIN_SEED, SceneSet
 
         return SceneSet([kind.strip() for kind in kinds.split(",")], pictures, TRAIN_SEED if training else TEST_SEED)
-    if questions is None or annotations is None or images is None:
-        raise DataError("--dataset vqav2 needs --questions FILE, --annotations FILE and --images FOLDER.")
-    from fastrm_monitor.lab.datasets.vqav2 import VQAv2
+    if name == "jsonl":
+        from fastrm_monitor.lab.datasets.jsonl import JSONL
 
-    return VQAv2(questions, annotations, images, limit)
+        if questions is None:
+            raise DataError("--dataset jsonl needs --questions FILE.")
+        return JSONL(questions, images, limit)
+    if name == "vqav2":
+        from fastrm_monitor.lab.datasets.vqav2 import VQAv2
+
+        if questions is None or annotations is None or images is None:
+            raise DataError("--dataset vqav2 needs --questions FILE, --annotations FILE and --images FOLDER.")
+        return VQAv2(questions, annotations, images, limit)
+    if questions is None or images is None:
+        raise DataError(f"--dataset {name} needs --questions FILE and --images FOLDER.")
+    if name == "pope":
+        from fastrm_monitor.lab.datasets.pope import POPE
+
+        return POPE(questions, images, limit)
+    from fastrm_monitor.lab.datasets.gqa import GQA
+
+    return GQA(questions, images, scene_graphs, limit)
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -352,8 +430,10 @@ def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _progress() -> Progress:
+    from fastrm_monitor.lab import sharing
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), disable=not sharing.is_main())
 
 
 def _write(path: Path, text: str) -> None:

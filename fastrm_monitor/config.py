@@ -37,6 +37,18 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         2048, ge=1, description="Answers that may wait for telemetry and storage; beyond it unflagged ones go first."
     )
+    queue_mb: int = Field(
+        256, ge=1, description="MiB of pictures, maps and texts that these answers may take, the ones in delivery too."
+    )
+    spool: str | None = Field(
+        None,
+        description="Folder for cases while the store is away; default: `FILE.spool` beside an SQLite `FILE`, else the "
+        "user's state folder.",
+    )
+    spool_mb: int = Field(512, ge=0, description="MiB that may wait there, unflagged cases go first; 0 is no spool.")
+    sigterm: bool = Field(
+        True, description="Deliver what is queued on SIGTERM, too, where the process has no handler of its own."
+    )
     flush_seconds: float = Field(2.0, gt=0, le=3600, description="Longest wait for the queue when the process ends.")
     pictures: Literal["thumbnail", "full", "hash", "none"] = Field(
         "thumbnail", description="What is stored of a picture: at most 512 pixels a side, all, its hash only, nothing."

@@ -1,7 +1,7 @@
 """The whole road of an answer: states -> map -> confidence -> decision -> {telemetry, store}.
 
     engine's states --Scorer.measure--> relevance --Scorer.conclude--> confidence --Policy--> decision
-        --Assessment, to the caller at once--> queue --background thread--> telemetry, then store
+        --Assessment, to the caller at once--> queue --background thread--> telemetry, then store (or spool)
 
 An integration calls `assess` or `skip` for every finished answer and `record` to hand it over; both return at once.
 The monitor knows no engine.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrm_monitor.config import Settings, load_settings
+from fastrm_monitor.drift.reference import Reference, load_reference
+from fastrm_monitor.drift.watch import DriftWatch
 from fastrm_monitor.errors import MissingExtraError, ProxyError
-from fastrm_monitor.guard import Guard, log_once
-from fastrm_monitor.records.cases import make_case
-from fastrm_monitor.records.counters import Counters
+from fastrm_monitor.guard import Guard, logger
+from fastrm_monitor.records.cases import bytes_of, make_case
+from fastrm_monitor.records.counters import Balance, Counters
+from fastrm_monitor.records.drift import DriftLog
 from fastrm_monitor.records.forks import renew_in_child
+from fastrm_monitor.records.models import Case
+from fastrm_monitor.records.outbox import Outbox
+from fastrm_monitor.records.spool import spool_for
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.writer import Writer
 from fastrm_monitor.scoring.policy import Policy
@@ -48,6 +54,7 @@ class Monitor:
         store: where cases go; None stores nothing. The monitor closes it.
         telemetry: where spans, events and metrics go. The monitor closes it.
         policy: decides what is flagged; made from the settings when None.
+        reference: what drift is measured against; the first answers when None.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Monitor:
         store: Store | None,
         telemetry: Telemetry,
         policy: Policy | None = None,
+        reference: Reference | None = None,
     ) -> None:
         fitted = scorer.folder.confidence
         threshold = settings.threshold if settings.threshold is not None else (fitted.threshold if fitted else None)
@@ -73,13 +81,20 @@ class Monitor:
         self.after_fork()
         renew_in_child(self)
         self._store, self._telemetry = store, telemetry
+        self._drift = DriftWatch(reference, proxy_version=scorer.folder.version)
+        self._drift_log = DriftLog(store) if store is not None else None
         self._writer: Writer[_Item] = Writer(
             self._deliver,
             size=settings.queue_size,
+            most_bytes=settings.queue_mb << 20,
             flush_seconds=settings.flush_seconds,
             dropped=self._dropped,
-            idle=self._write_traffic,
+            idle=self._idle,
+            hurry=self._hurry,
+            rescue=self._rescue,
+            sigterm=settings.sigterm,
         )
+        self._outbox = self._open_outbox(store)
 
     @classmethod
     def open(
@@ -104,14 +119,23 @@ class Monitor:
         except ModuleNotFoundError as error:
             raise MissingExtraError("Scoring answers", "hf") from error
         scorer = Scorer(chosen.proxy)
-        opened = Store(chosen.store.get_secret_value()) if chosen.store is not None else None
+        reference = load_reference(scorer.folder.path, scorer.folder.version)
+        opened = Store(chosen.store.get_secret_value(), may_be_away=True) if chosen.store is not None else None
         telemetry = telemetry_from_environment(chosen.dashboard_url, provider, chosen.flush_seconds)
-        return cls(scorer, settings=chosen, store=opened, telemetry=telemetry)
+        return cls(scorer, settings=chosen, store=opened, telemetry=telemetry, reference=reference)
+
+    def _open_outbox(self, store: Store | None) -> Outbox | None:
+        if store is None:
+            return None
+        spool = spool_for(store.url, store.path, folder=self.settings.spool, megabytes=self.settings.spool_mb)
+        if not store.reached:
+            where = "are dropped meanwhile" if spool is None else f"wait in {spool.folder}"
+            logger.warning("fastrm-monitor: the store %s cannot be reached yet; cases %s", store.safe_url, where)
+        return Outbox(store, spool, self.counters, dropped=self._lose, crowded=lambda: self._writer.crowded)
 
     def after_fork(self) -> None:
         """A child process is a server of its own; `Counters`, `Writer` and `Store` renew themselves."""
         self.server = f"{socket.gethostname()}:{os.getpid()}"
-        self._writing_traffic = threading.Lock()
         self.policy.after_fork()
 
     # --- in the caller's thread ---------------------------------------------------------------------------------
@@ -122,7 +146,7 @@ class Monitor:
         relevance: np.ndarray,
         grids: Sequence[PatchGrid],
         *,
-        p_ik: float | None = None,
+        signals: Mapping[str, float] | None = None,
         answer: Mapping[str, float] | None = None,
         seconds: float = 0.0,
     ) -> Assessment:
@@ -132,18 +156,20 @@ class Monitor:
             request_id: of the answer.
             relevance: float (N,), the proxy's output at the prompt's image tokens.
             grids: where these tokens lie, one grid a picture.
-            p_ik: the probe's output, if the proxy folder has a probe.
+            signals: what the states gave beside the map (`Measured.signals`).
             answer: `token_probability` and `token_entropy`, as far as known.
             seconds: wall time that measuring took.
         """
-        score = self.scorer.conclude(relevance, grids, p_ik, answer)
+        score = self.scorer.conclude(relevance, grids, signals, answer)
         decision = self.policy.decide(score.features, score.confidence, score.calibrated)
         stored = self._store is not None and (decision.flagged or decision.sampled)
-        self.counters.add("seen")
-        self.counters.add("scored")
-        self.counters.add("confidence_sum", value=score.confidence)
-        if decision.flagged:
-            self.counters.add("flagged", decision.reason or "")
+        with self.counters.together():
+            self.counters.add("seen")
+            self.counters.add("scored")
+            self.counters.add("confidence_sum", value=score.confidence)
+            if decision.flagged:
+                self.counters.add("flagged", decision.reason or "")
+            self.counters.begin()
         return Assessment(
             request_id=request_id,
             maps=score.maps,
@@ -163,8 +189,11 @@ class Monitor:
 
     def skip(self, request_id: str, reason: str) -> Assessment:
         """The assessment of an answer that cannot be scored, counted by reason, e.g. "no_image"."""
-        self.counters.add("seen")
-        self.counters.add("skipped", reason)
+        with self.counters.together():
+            self.counters.add("seen")
+            self.counters.add("skipped", reason)
+        with self.guard("telemetry"):
+            self._telemetry.skipped(reason)
         return Assessment(
             request_id=request_id,
             maps=(),
@@ -182,27 +211,29 @@ class Monitor:
 
     def record(self, answer: Answer, assessment: Assessment) -> None:
         """Hand an answer to telemetry and store; returns at once, whatever their state."""
+        self._writer.put((answer, assessment), keep=assessment.flagged, size=bytes_of(answer, assessment))
         self._telemetry_queue(+1)
-        self._writer.put((answer, assessment), keep=assessment.flagged)
 
     def lost(self, assessment: Assessment, reason: str) -> None:
         """Count an assessed answer that could not be handed over."""
         if assessment.scored:
-            self.counters.add("dropped", reason)
+            self.counters.end("dropped", reason)
 
     # --- on the background thread ---------------------------------------------------------------------------------
 
     def _deliver(self, batch: list[_Item]) -> None:
-        cases = []
+        cases: list[Case] = []
+        sampled_out = broken = 0  # counted when nothing can fail any more, or a failure would count them again
         for answer, assessment in batch:
             trace_id = span_id = None
             with self.guard("telemetry"):
                 ids = self._telemetry.emit(answer, assessment)
                 trace_id, span_id = ids.trace_id, ids.span_id
             self._telemetry_queue(-1)
+            with self.guard("drift"):
+                self._compare(answer.model, assessment)
             if assessment.case_id is None:
-                if assessment.scored:
-                    self.counters.add("sampled_out")
+                sampled_out += assessment.scored
                 continue
             with self.guard("case") as guarded:
                 cases.append(
@@ -216,54 +247,89 @@ class Monitor:
                         failed=lambda stage: self.counters.add("failed", stage),
                     )
                 )
-            if guarded.failed:
-                self.counters.add("dropped", "case_error")
-        if cases and self._store is not None:
-            try:
-                self._store.add(cases)
-                self.counters.add("stored", value=len(cases))
-            except Exception as error:
-                self.counters.add("failed", "store")
-                self.counters.add("dropped", "store_error", len(cases))
-                with self.guard("telemetry"):
-                    self._telemetry.dropped("store_error", len(cases))
-                log_once("fastrm-monitor: cases could not be stored: %s", "store", error)
+            broken += guarded.failed
+        self.counters.end("sampled_out", count=sampled_out)
+        if broken:
+            self._lose("case_error", broken)
+        if cases and self._outbox is not None:
+            self._outbox.deliver(cases)
+
+    def _compare(self, model: str, assessment: Assessment) -> None:
+        """Whether the traffic still looks like its reference; says so once a window."""
+        if assessment.confidence is None:
+            return
+        found = self._drift.add({**assessment.features, "confidence": assessment.confidence})
+        if not found:
+            return
+        self._telemetry.drifted(model, found)
+        if self._drift_log is not None:
+            self._drift_log.add(self.server, model, found, away=self.store_away)
+
+    def _show_failures(self) -> None:
+        with self.guard("telemetry"):
+            counts = self.counters.snapshot()
+            self._telemetry.failures({reason: n for (name, reason), n in counts.items() if name == "failed"})
+
+    def _idle(self) -> None:
+        self._show_failures()
+        if self._outbox is not None:
+            self._outbox.idle()
+
+    def _rescue(self, batch: list[_Item], until: float) -> list[_Item]:
+        """At the end, when the background thread hangs: what is left goes to the spool, as far as the time allows."""
+        if self._outbox is None:
+            return batch
+        self._outbox.rescue()
+        while batch and time.monotonic() < until:
+            self._deliver(batch[:8])
+            batch = batch[8:]
+        self._outbox.save_traffic()
+        return batch
+
+    def _hurry(self) -> None:
+        if self._outbox is not None:
+            self._outbox.hurry()
 
     def _dropped(self, item: _Item, reason: str) -> None:
         self._telemetry_queue(-1)
-        self.lost(item[1], reason)
+        if item[1].scored:
+            self._lose(reason)
+
+    def _lose(self, reason: str, count: int = 1) -> None:
+        self.counters.end("dropped", reason, count)
         with self.guard("telemetry"):
-            self._telemetry.dropped(reason)
+            self._telemetry.dropped(reason, count)
 
     def _telemetry_queue(self, delta: int) -> None:
         with self.guard("telemetry"):
             self._telemetry.queue_changed(delta)
 
-    def _write_traffic(self) -> None:
-        if self._store is None:
-            return
-        with self._writing_traffic:  # whoever flushes waits for the counts that the background thread is writing
-            rows = self.counters.drain()
-            if not rows:
-                return
-            try:
-                self._store.add_traffic(self.server, rows)
-            except Exception as error:
-                self.counters.restore(rows)
-                log_once("fastrm-monitor: traffic counts could not be stored yet: %s", "traffic", error)
-
     # --- ends -----------------------------------------------------------------------------------------------------
+
+    def balance(self) -> Balance:
+        """Where every answer is at this moment; `Balance.holds` is true whenever it is asked."""
+        return self.counters.balance()
 
     @property
     def pending(self) -> int:
-        """Answers handed over and not yet stored, sampled out or dropped."""
-        return self._writer.pending
+        """Answers that were scored and not yet stored, sampled out or dropped; what the spool has is among them."""
+        return self.balance().pending
+
+    @property
+    def spooled(self) -> int:
+        """Cases that wait on disk for the store."""
+        return 0 if self._outbox is None else self._outbox.spooled
+
+    @property
+    def store_away(self) -> bool:
+        """Whether the store failed so often that it is left alone for a while."""
+        return self._outbox is not None and self._outbox.circuit_open
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything handed over so far is stored or dropped; False when `timeout` seconds were too few."""
+        """Wait until what was handed over is stored, spooled or dropped; False when `timeout` seconds were too few."""
         done = self._writer.flush(timeout)
-        if done:  # else the store does not answer, and would hold up the caller once more
-            self._write_traffic()
+        if done and self._outbox is not None:  # else the store does not answer, and would hold up the caller once more
+            self._outbox.write_traffic()
         with self.guard("telemetry"):
             self._telemetry.flush()
         return done
@@ -271,8 +337,10 @@ class Monitor:
     def close(self) -> None:
         """Flush within `FASTRM_FLUSH_SECONDS`, then let go of store and telemetry; idempotent."""
         self._writer.close()
-        if not self.pending:  # see `flush`
-            self._write_traffic()
+        if self._outbox is not None and not self._writer.pending:  # see `flush`
+            with self.guard("store"):
+                self._outbox.close()
+        self._show_failures()
         with self.guard("telemetry"):
             self._telemetry.close()
         if self._store is not None:

@@ -345,10 +345,10 @@ class Handle:
                 elif not np.isfinite(rows[row][0]).all():
                     assessment = self.monitor.skip(request_id, "states_not_finite")
                 else:
-                    relevance, p_ik = rows[row]
+                    relevance, signals = rows[row]
                     spent = seconds + time.perf_counter() - began
                     assessment = self.monitor.assess(
-                        request_id, relevance, grids, p_ik=p_ik, answer=numbers[row], seconds=spent
+                        request_id, relevance, grids, signals=signals, answer=numbers[row], seconds=spent
                     )
             if guarded.failed or assessment is None:
                 assessment = self.monitor.skip(request_id, "scorer_error")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from fastrm_monitor import cli
 from fastrm_monitor.demo import MODEL_FOLDER, PROXY_FOLDER
-from fastrm_monitor.lab.datasets.scene_set import write_vqav2
+from fastrm_monitor.lab.datasets.scene_files import write_vqav2
 from fastrm_monitor.records.store import Store
 
 QUESTION = "is there a red circle?"
@@ -188,7 +188,7 @@ def test_db_upgrade_and_doctor(run, tmp_path, monkeypatch):
     """`db upgrade` makes the schema; `doctor` names versions, proxy, store and counts, and is 2 when one is broken."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
     code, out, _ = run("db", "upgrade", "--store", url)
-    assert (code, "at version 0001" in out) == (0, True)
+    assert (code, "at version 0002" in out) == (0, True)
     check_sentence(*run("doctor", "--store", f"sqlite:///{tmp_path / 'typo.db'}")[::2], "There is no store at")
     check_sentence(*run("dashboard", "--store", f"sqlite:///{tmp_path / 'typo.db'}")[::2], "There is no store at")
     assert not (tmp_path / "typo.db").exists()
@@ -218,11 +218,12 @@ def test_distill_and_evaluate_on_official_files(run, tmp_path):
     config = json.loads((tmp_path / "made" / "config.json").read_text())
     assert config["training"]["data"].startswith("vqav2-questions")
     assert {one.name for one in (tmp_path / "made").iterdir()} >= {"proxy.safetensors", "config.json"}
-    code, out, _ = run("evaluate", *files, "--proxy", tmp_path / "made", "--output", tmp_path / "report")
+    words = ("--proxy", tmp_path / "made", "--sections", "none", "--output", tmp_path / "report")
+    code, out, _ = run("evaluate", *files, *words)
     assert code == 0
     assert "Fidelity" in out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert 0 < report["fidelity"]["base_rate"] < 1
     picture = next(images.iterdir())
     code, out, _ = run("score", "--image", picture, "--question", QUESTION, "--proxy", tmp_path / "made", "--json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
 from fastrm_monitor.lab.distill import (
-    CONFIDENCE_FEATURES,
     Recipe,
     arrange,
-    fit_confidence,
+    asked_patches,
     last_states,
     predict,
     split_by_picture,
@@ -33,13 +29,12 @@ from fastrm_monitor.lab.labels import Labels, make_labels
 from fastrm_monitor.lab.proxies import make_proxy
 from fastrm_monitor.scoring.anatomy import anatomy_of
 from fastrm_monitor.scoring.checkpoint import load_proxy
-from fastrm_monitor.scoring.entropy import map_features
 from fastrm_monitor.scoring.patches import FixedGridLayout
-from fastrm_monitor.scoring.proxy import Proxy, ProxyConfig, build_proxy
+from fastrm_monitor.scoring.proxy import Proxy, ProxyConfig, QueryRowProxy, Reading, build_proxy
 from tests.tiny import WIDTH, made_up_labels, tiny_asker, with_right
 
 QUICK = Recipe(key_size=8, projection_size=16, epochs=12, batch=32, rate=5e-3)
-GRID = FixedGridLayout(4, 3, 3)
+GRID, LAYOUT = FixedGridLayout(4, 3, 3), FixedGridLayout(4, 8, 8)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +105,7 @@ def test_a_simple_truth_is_learnt(made_up: Labels, recipe: Recipe, least: float)
     torch.manual_seed(0)
     untrained = build_proxy(ProxyConfig(16, recipe.form, recipe.key_size, recipe.projection_size))
     assert auprc(untrained, made_up, validation) < 0.15
-    assert auprc(train_proxy(made_up, training, validation, recipe), made_up, validation) > least
+    assert auprc(train_proxy(made_up, training, validation, recipe, GRID), made_up, validation) > least
 
 
 def test_targets(made_up: Labels) -> None:
@@ -119,7 +114,7 @@ def test_targets(made_up: Labels) -> None:
     once = replace(QUICK, epochs=1, batch=8, label_threshold=0.04)  # which every patch reaches
     means = []
     for targets in ("soft", "hard"):
-        proxy = train_proxy(made_up, training, validation, replace(once, targets=targets))
+        proxy = train_proxy(made_up, training, validation, replace(once, targets=targets), GRID)
         means.append(float(np.concatenate(predict(proxy, made_up, validation)).mean()))
     assert means[0] < 0.35
     assert means[1] > 0.65
@@ -130,7 +125,7 @@ def test_a_model_is_distilled(real: Labels) -> None:
     training, validation = split_by_picture(real, 0.25, seed=0)
     torch.manual_seed(0)
     untrained = build_proxy(ProxyConfig(WIDTH, "query-row", 8, 16))
-    learnt = auprc(train_proxy(real, training, validation, QUICK), real, validation)
+    learnt = auprc(train_proxy(real, training, validation, QUICK, LAYOUT), real, validation)
     base = float(np.mean(np.concatenate(teacher_maps(real, validation)) >= 0.3))
     assert learnt > max(auprc(untrained, real, validation), base) + 0.1
 
@@ -139,8 +134,8 @@ def test_early_stopping_keeps_the_best(made_up: Labels) -> None:
     """Training ends `patience` epochs after its best one, and that one's weights are returned, frozen."""
     training, validation = split_by_picture(made_up, 0.25, seed=0)
     told: list[tuple[int, float]] = []
-    hasty = replace(QUICK, rate=0.1, epochs=40, patience=3)
-    proxy = train_proxy(made_up, training[:40], validation, hasty, lambda *what: told.append(what))
+    hasty = replace(QUICK, targets="soft", heads=False, rate=0.1, epochs=40, patience=3)
+    proxy = train_proxy(made_up, training[:40], validation, hasty, GRID, lambda *what: told.append(what))
     values = [value for _, value in told]
     best = int(np.argmax(values))
     assert [epoch for epoch, _ in told] == list(range(1, len(told) + 1))
@@ -156,7 +151,7 @@ def test_training_is_seeded(made_up: Labels) -> None:
     training, validation = split_by_picture(made_up, 0.25, seed=0)
     short = replace(QUICK, epochs=2)
     one, same, other = (
-        train_proxy(made_up, training, validation, replace(short, seed=seed)).state_dict() for seed in (0, 0, 1)
+        train_proxy(made_up, training, validation, replace(short, seed=seed), GRID).state_dict() for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["key.0.weight"], other["key.0.weight"])
@@ -180,111 +175,80 @@ def test_predictions_are_in_token_order(made_up: Labels) -> None:
 
 
 @pytest.fixture(scope="module")
-def calibrated(made_up: Labels) -> tuple[Proxy, Labels]:
-    torch.manual_seed(0)
-    return build_proxy(ProxyConfig(16, "query-row", 4)).eval().requires_grad_(False), made_up
+def headed(made_up: Labels) -> tuple[QueryRowProxy, list[int]]:
+    """A proxy with both heads, trained on made-up labels, and the rows of other pictures."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    proxy = train_proxy(made_up, training, validation, replace(QUICK, epochs=25, patience=25), GRID)
+    assert isinstance(proxy, QueryRowProxy)
+    return proxy, validation
 
 
-def test_exported_probe_is_sklearns(calibrated: tuple[Proxy, Labels]) -> None:
-    """The folder's probe weights give, on raw states, the probabilities of the scaled sklearn model they came from."""
-    proxy, labels = calibrated
-    rows = list(range(len(labels)))
-    fitted = fit_confidence(proxy, labels, rows, GRID, flag_rate=0.2, data="made up")
-    assert fitted is not None
-    states, right = last_states(labels, rows), np.array([one.right for one in labels.facts])
-    own = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(states, right)
-    logits = states @ np.array(fitted.probe) + fitted.probe_bias
-    assert 1 / (1 + np.exp(-logits)) == pytest.approx(own.predict_proba(states)[:, 1], abs=1e-4)
+def test_grounding_is_learnt(made_up: Labels, headed: tuple[QueryRowProxy, list[int]]) -> None:
+    """On unseen pictures the grounding head finds the patch in the box; a map that lies there scores higher."""
+    proxy, rows = headed
+    inside, outside, here, elsewhere = [], [], [], []
+    for row in rows:
+        one = made_up.batch([row])
+        with torch.no_grad():
+            reading = proxy.read(one.states, one.image, one.valid)
+        assert reading.grounding is not None
+        ((left, top, _, _),) = made_up.facts[row].boxes
+        place = round(top * 3) * 3 + round(left * 3)
+        logits = reading.grounding[one.image]
+        inside.append(float(logits[place]))
+        outside += logits[np.arange(9) != place].tolist()
+        for number, into in ((place, here), ((place + 4) % 9, elsewhere)):
+            pointed = torch.full((1, 9), -9.0)
+            pointed[0, number] = 9.0
+            signals = Reading(pointed, logits[None]).signals(torch.ones(1, 9, dtype=torch.bool))
+            into.append(float(signals["grounding"]))
+    truth = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
+    assert average_precision_score(truth, inside + outside) > 0.6
+    assert np.mean(here) > np.mean(elsewhere) + 0.3
 
 
-def test_confidence_is_calibrated(calibrated: tuple[Proxy, Labels], tmp_path: Path) -> None:
-    """On other pictures the fitted confidence is near the share of right answers, and tells right from wrong."""
-    proxy, labels = calibrated
-    fitted = fit_confidence(proxy, labels, list(range(len(labels))), GRID, flag_rate=0.2, data="made up")
-    assert fitted is not None
-    other = made_up_labels(tmp_path / "other.safetensors", pictures=200, questions=4, seed=9)
-    states = last_states(other, range(len(other)))
-    p_ik = 1 / (1 + np.exp(-(states @ np.array(fitted.probe) + fitted.probe_bias)))
-    maps = arrange(predict(proxy, other, range(len(other))), other, range(len(other)), GRID)
-    said = np.array(
-        [
-            fitted({**map_features([one]), **facts.numbers, "p_ik": float(p)})[0]
-            for one, facts, p in zip(maps, other.facts, p_ik, strict=True)
-        ]
-    )
-    right = np.array([facts.right for facts in other.facts])
-    assert said.mean() == pytest.approx(right.mean(), abs=0.08)
-    assert np.mean(said < fitted.threshold) == pytest.approx(0.2, abs=0.06)
-    high, low = right[said >= np.median(said)], right[said < np.median(said)]
-    assert high.mean() > low.mean() + 0.3
-    assert fitted.fitted_on["held_out_auroc"] == pytest.approx(
-        np.mean(said[right][:, None] > said[~right][None, :]), abs=0.08
-    )
+def test_evidence_is_learnt(made_up: Labels, headed: tuple[QueryRowProxy, list[int]]) -> None:
+    """On unseen pictures the evidence of right answers is higher than that of wrong ones."""
+    proxy, rows = headed
+    found = {True: [], False: []}
+    for row in rows:
+        one = made_up.batch([row])
+        with torch.no_grad():
+            signals = proxy.read(one.states, one.image, one.valid).signals(one.image)
+        found[made_up.facts[row].right].append(float(signals["evidence"]))
+    assert np.mean(np.array(found[True])[:, None] > np.array(found[False])[None]) > 0.8
 
 
-def test_confidence_is_judged_out_of_fold(tmp_path: Path) -> None:
-    """Where right and wrong are drawn by lot, the stated AUROC is that of guessing, however well it was learnt."""
-    labels = made_up_labels(tmp_path / "wide.safetensors", pictures=12, questions=5, width=100)
-    rng = np.random.default_rng(4)
-    labels = with_right(labels, lambda row: bool(rng.random() < 0.5))
-    torch.manual_seed(0)
-    proxy = build_proxy(ProxyConfig(100, "query-row", 4)).eval()
-    rows = list(range(len(labels)))
-    fitted = fit_confidence(proxy, labels, rows, GRID, flag_rate=0.2, data="noise")
-    assert fitted is not None
-    right = np.array([one.right for one in labels.facts])
-
-    def apart(score: np.ndarray) -> float:
-        return float(np.mean(score[right][:, None] > score[~right][None, :]))
-
-    by_heart = last_states(labels, rows) @ np.array(fitted.probe) + fitted.probe_bias
-    assert apart(by_heart) > 0.75
-    low, high = fitted.fitted_on["held_out_auroc_ci95"]
-    assert low < 0.5 < high
-    assert fitted.fitted_on["held_out_auroc"] < 0.6
+def test_heads_that_cannot_be_taught_are_left_out(made_up: Labels) -> None:
+    """Without boxes there is no grounding head, without wrong answers no evidence head, on request neither."""
+    training, validation = split_by_picture(made_up, 0.25, seed=0)
+    blind = copy.copy(made_up)
+    blind.facts = [replace(one, boxes=(), right=True) for one in made_up.facts]
+    for labels, recipe in ((blind, QUICK), (made_up, replace(QUICK, heads=False))):
+        proxy = train_proxy(labels, training, validation, replace(recipe, epochs=1), GRID)
+        one = labels.batch([0])
+        reading = proxy.read(one.states, one.image, one.valid)
+        assert (reading.grounding, reading.evidence) == (None, None)
+        assert reading.signals(one.image) == {}
 
 
-def test_what_the_confidence_says_of_itself(calibrated: tuple[Proxy, Labels]) -> None:
-    """Counts, accuracy and the flag rate are stated, and the threshold flags about that share."""
-    proxy, labels = calibrated
-    rows = list(range(len(labels)))
-    fitted = fit_confidence(proxy, labels, rows, GRID, flag_rate=0.3, data="made up")
-    assert fitted is not None
-    stated = fitted.fitted_on
-    right = [facts.right for facts in labels.facts]
-    assert (stated["data"], stated["answers"], stated["pictures"]) == ("made up", 400, 80)
-    assert stated["accuracy"] == pytest.approx(np.mean(right))
-    assert stated["flag_rate"] == 0.3
-    assert fitted.features == CONFIDENCE_FEATURES
-    assert 0.0 <= stated["held_out_ece"] < 0.15
-    json.dumps(stated, allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [set(), set(range(19)), set(range(400)), set(range(381))],
-    ids=["none wrong", "19 wrong", "all wrong", "19 right"],
-)
-def test_too_few_to_calibrate(calibrated: tuple[Proxy, Labels], wrong: set[int]) -> None:
-    """With fewer than 20 right or wrong answers nothing is calibrated."""
-    proxy, labels = calibrated
-    poor = with_right(labels, lambda row: row not in wrong)
-    assert fit_confidence(proxy, poor, list(range(400)), GRID, flag_rate=0.2, data="poor") is None
-
-
-def test_wrong_answers_on_one_picture(tmp_path: Path) -> None:
-    """When all wrong answers are about one picture, none can be held out: nothing is calibrated, nothing fails."""
-    labels = made_up_labels(tmp_path / "labels.safetensors", pictures=6, questions=25)
-    proxy = build_proxy(ProxyConfig(16, "query-row", 4)).eval()
-    poor = with_right(labels, lambda row: row >= 25)
-    assert fit_confidence(proxy, poor, list(range(len(poor))), GRID, flag_rate=0.2, data="poor") is None
+def test_asked_patches(made_up: Labels) -> None:
+    """The patch whose centre is in the box, in token order, the class token in front not counted for a patch."""
+    leading = FixedGridLayout(4, 3, 3, leading=1)
+    for row in (0, 7):
+        ((left, top, _, _),) = made_up.facts[row].boxes
+        place = round(top * 3) * 3 + round(left * 3)
+        assert np.flatnonzero(asked_patches(made_up, row, 9, GRID)).tolist() == [place]
+        assert np.flatnonzero(asked_patches(made_up, row, 10, leading)).tolist() == [place + 1]
 
 
 def test_proxy_folder(asker: Asker, real: Labels, tmp_path: Path) -> None:
     """`make_proxy` writes a folder that loads, belongs to the model, and says what it was made of."""
     held = made_up_labels(tmp_path / "held.safetensors", pictures=40, questions=5, width=WIDTH, side=8)
+    answered = with_right(real, lambda row: row % 3 > 0)  # the untrained model's own answers are never right
     with Progress(disable=True) as bar:
-        written = make_proxy(asker, real, held, replace(QUICK, epochs=3), tmp_path / "proxy", "toys", "org/tiny", bar)
+        recipe = replace(QUICK, epochs=3)
+        written = make_proxy(asker, answered, [held], recipe, tmp_path / "proxy", "toys", "org/tiny", bar)
     folder = load_proxy(tmp_path / "proxy")
     anatomy_of(asker.model).check(folder)
     assert folder.config == written
@@ -304,7 +268,7 @@ def test_uncalibrated_folder(asker: Asker, real: Labels, tmp_path: Path, capsys:
     """A model that is never right gives a proxy without a confidence, and the console says so."""
     never = with_right(real, lambda row: False)
     with Progress(disable=True) as bar:
-        written = make_proxy(asker, never, None, replace(QUICK, epochs=1), tmp_path / "proxy", "toys", "org/tiny", bar)
+        written = make_proxy(asker, never, [], replace(QUICK, epochs=1), tmp_path / "proxy", "toys", "org/tiny", bar)
     assert load_proxy(tmp_path / "proxy").confidence is None
     assert written.metrics["confidence"] is None
     assert "the proxy will serve uncalibrated" in " ".join(capsys.readouterr().out.split())

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from fastrm_monitor.lab.fidelity import THRESHOLDS, fidelity, inside, pointing
+from fastrm_monitor.lab.fidelity import (
+    LABEL_THRESHOLDS,
+    THRESHOLDS,
+    FidelityDraws,
+    auprc,
+    fidelity,
+    inside,
+    overlaps,
+    pointing,
+    swept,
+)
+from fastrm_monitor.lab.intervals import Draws, over_pictures
 from fastrm_monitor.types import RelevanceMap
 
 
@@ -80,14 +94,104 @@ def test_pointing_by_hand() -> None:
     """Two of three maps have their highest patch in a box; a question without boxes does not play."""
     corner = RelevanceMap(np.array([[0.9, 0.1], [0.2, 0.3]]))
     boxes = [[(0.0, 0.0, 0.5, 0.5)], [(0.0, 0.0, 1.0, 0.5)], [(0.5, 0.5, 1.0, 1.0)], []]
-    found = pointing([corner] * 4, boxes, ["a", "b", "c", "d"])
-    assert (found["n"], found["hit_rate"]) == (3, pytest.approx(2 / 3))
+    found = pointing([corner] * 4, boxes, Draws(["a", "b", "c", "d"]))
+    assert (found["n"], found["hit_rate"], found["ci95"]) == (3, pytest.approx(2 / 3), None)
     assert found["chance"] == pytest.approx((1 / 4 + 2 / 4 + 1 / 4) / 3)
-    low, high = found["ci95"]
-    assert 0.0 <= low < 2 / 3 < high <= 1.0
+    many = pointing([corner] * 160, boxes * 40, Draws([str(n) for n in range(160)]))
+    low, high = many["ci95"]
+    assert 0.5 < low < 2 / 3 < high < 0.8
 
 
 def test_pointing_without_boxes() -> None:
     """Where no question has a box nothing is claimed."""
-    found = pointing([RelevanceMap(np.ones((2, 2)))], [[]], ["a"])
+    found = pointing([RelevanceMap(np.ones((2, 2)))], [[]], Draws(["a"]))
     assert found == {"n": 0, "hit_rate": None, "ci95": None, "chance": None}
+
+
+def test_sweep() -> None:
+    """Every label threshold with every decision threshold; a higher label threshold leaves fewer patches relevant."""
+    rng = np.random.default_rng(0)
+    teacher = [rng.random(16).astype(np.float32) for _ in range(10)]
+    found = swept(teacher, teacher)
+    assert list(found) == [str(label) for label in LABEL_THRESHOLDS]
+    rates = [at["base_rate"] for at in found.values()]
+    assert rates == sorted(rates, reverse=True)
+    assert len(set(rates)) == len(rates)
+    assert all(list(at["thresholds"]) == [str(bound) for bound in THRESHOLDS] for at in found.values())
+    assert found["0.5"]["thresholds"]["0.5"]["f1"] == found["0.3"]["thresholds"]["0.3"]["f1"] == 1.0
+    assert found["0.3"] == {name: fidelity(teacher, teacher, 0.3)[name] for name in found["0.3"]}
+
+
+def maps(pictures: int, noise: float, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """Proxy and teacher maps of 36 patches, two questions a picture, some pictures far easier than others."""
+    rng = np.random.default_rng(seed)
+    teacher, proxy, names = [], [], []
+    for picture in range(pictures):
+        own = noise * rng.uniform(0.2, 2.0)
+        for _ in range(2):
+            truth = np.where(rng.random(36) < 0.15, 0.9, 0.05)
+            teacher.append(truth.astype(np.float32))
+            proxy.append(np.clip(truth + rng.normal(0, own, 36), 0, 1).astype(np.float32))
+            names.append(str(picture))
+    return proxy, teacher, names
+
+
+def test_intervals_are_those_of_the_slow_way() -> None:
+    """Draws from counts in bins give the intervals that judging drawn pictures over and over gives."""
+    proxy, teacher, names = maps(60, 0.4)
+    found = FidelityDraws(proxy, teacher, 0.3, Draws(names)).intervals()
+
+    def called(maps: list[np.ndarray], rows: np.ndarray, bound: float) -> np.ndarray:
+        found: np.ndarray = np.concatenate([maps[row] for row in rows]) >= bound
+        return found
+
+    slow: dict[str, Callable[[np.ndarray], float]] = {
+        "auprc": lambda rows: auprc([proxy[row] for row in rows], [teacher[row] for row in rows], 0.3) or 0.0,
+        "f1": lambda rows: float(f1_score(called(teacher, rows, 0.3), called(proxy, rows, 0.5))),
+        "iou": lambda rows: float(shared[rows].mean()),
+    }
+    shared = overlaps(proxy, teacher, 0.3)
+    for name, statistic in slow.items():
+        bounds = over_pictures(statistic, names, resamples=150, seed=1)
+        assert bounds is not None
+        assert found[name] == pytest.approx(bounds, abs=0.25 * (bounds[1] - bounds[0])), name
+
+
+def test_shuffled_patches_gain_nothing() -> None:
+    """The same probabilities on other patches: below all-negative in accuracy, at the base rate in AUPRC."""
+    proxy, teacher, names = maps(80, 0.1)
+    rng = np.random.default_rng(1)
+    shuffled = [rng.permutation(one) for one in proxy]
+    good, bad = (FidelityDraws(one, teacher, 0.3, Draws(names)).intervals() for one in (proxy, shuffled))
+    assert good["accuracy_gain"][0] > 0.05
+    assert good["auprc_gain"][0] > 0.5
+    assert bad["accuracy_gain"][1] < 0
+    low, high = bad["auprc_gain"]
+    assert low < 0.01
+    assert high < 0.05
+
+
+def test_two_proxies_are_paired() -> None:
+    """On the same draws a proxy differs from itself by 0 and from a noisier one by little noise."""
+    proxy, teacher, names = maps(60, 0.3)
+    draws = Draws(names)
+    own = FidelityDraws(proxy, teacher, 0.3, draws).by_name["auprc"]
+    assert (own - FidelityDraws(proxy, teacher, 0.3, draws).by_name["auprc"] == 0).all()
+    worse = [np.clip(one + 0.02 * np.sin(np.arange(36)), 0, 1) for one in proxy]
+    apart = own - FidelityDraws(worse, teacher, 0.3, draws).by_name["auprc"]
+    assert np.std(apart) < 0.5 * np.std(own)
+
+
+def test_few_pictures_have_no_interval() -> None:
+    """Three pictures have numbers and no interval."""
+    proxy, teacher, names = maps(3, 0.3)
+    assert set(FidelityDraws(proxy, teacher, 0.3, Draws(names)).intervals().values()) == {None}
+
+
+def test_nothing_relevant_has_no_auprc_interval() -> None:
+    """Without a relevant patch an AUPRC is undefined in every draw, and the rest is still there."""
+    proxy, _, names = maps(30, 0.3)
+    found = FidelityDraws(proxy, [np.zeros(36)] * 60, 0.3, Draws(names)).intervals()
+    assert found["auprc"] is found["auprc_gain"] is found["rank_correlation"] is None
+    assert found["f1"] == [0.0, 0.0]
+    assert found["base_rate"] == [0.0, 0.0]

@@ -93,7 +93,8 @@ def test_what_is_kept(tmp_path: Path) -> None:
         assert (facts.id, facts.picture_id, facts.group) == (sample.id, sample.picture_id, sample.group)
         assert (facts.answer, facts.right) == (said.text, said.text == sample.answers[0])
         assert (facts.boxes, facts.size) == (sample.boxes, (64, 64))
-        assert facts.numbers == pytest.approx(said.numbers, abs=1e-4)
+        looked = float(alone.image_attention[0])
+        assert facts.numbers == pytest.approx({**said.numbers, "image_attention": looked}, abs=1e-4)
 
 
 def test_right_answers_are_marked(tmp_path: Path) -> None:

@@ -181,6 +181,16 @@ def test_setup_mistakes_raise_at_once(tmp_path, uncalibrated, monkeypatch):
             Monitor.open(**arguments)
 
 
+def test_a_store_that_is_away_is_no_setup_mistake(opened, tmp_path):
+    """A monitor whose PostgreSQL cannot be reached opens, scores, and keeps its cases on disk."""
+    pytest.importorskip("psycopg")
+    away = "postgresql://nobody@127.0.0.1:9/none"
+    monitor = opened(store=away, spool=str(tmp_path / "spool"), sample_rate=1.0)
+    monitor.record(answer(), assess(monitor))
+    assert monitor.flush(20)
+    assert (monitor.spooled, monitor.pending, monitor.balance().holds) == (1, 1, True)
+
+
 def test_environment_and_arguments(uncalibrated, monkeypatch, store_url):
     """`FASTRM_*` sets what no argument sets; an argument beats it."""
     monkeypatch.setenv("FASTRM_PROXY", str(uncalibrated))

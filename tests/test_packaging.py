@@ -91,6 +91,8 @@ def test_contents_of_the_wheel(wheel):
         "fastrm_monitor/dashboard/screens/queue.py",
         "fastrm_monitor/integrations/hf.py",
         "fastrm_monitor/records/migrations/versions/0001_first.py",
+        "fastrm_monitor/records/migrations/versions/0002_drift.py",
+        "fastrm_monitor/lab/report/page.html",
         "fastrm_monitor/demo/model/model.safetensors",
         "fastrm_monitor/demo/model/tokenizer.json",
         "fastrm_monitor/demo/proxy/proxy.safetensors",
@@ -126,7 +128,7 @@ def test_wheel_in_an_empty_environment(wheel, tmp_path):
 
     assert command("--help").returncode == 0
     done = command("db", "upgrade", "--store", "sqlite:///made.db")
-    assert (done.returncode, "at version 0001" in done.stdout) == (0, True)
+    assert (done.returncode, "at version 0002" in done.stdout) == (0, True)
     assert command("doctor", "--store", "sqlite:///made.db").returncode == 0
     for words, extra in (
         (("demo",), "hf"),

@@ -9,20 +9,23 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from fastrm_monitor.drift.watch import Drift
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import schema
-from fastrm_monitor.records.models import Base
+from fastrm_monitor.records.drift import add_drift
+from fastrm_monitor.records.engine import for_writing, open_engine, read_url, transaction
+from fastrm_monitor.records.models import Base, Case, DriftValue
 from fastrm_monitor.records.store import Store
 
 SECOND = """
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 def upgrade():
     with op.batch_alter_table("cases", recreate="always") as cases:
         cases.add_column(sa.Column("colour", sa.String(8), nullable=True))
@@ -44,7 +47,7 @@ def with_second(tmp_path, monkeypatch):
     def install():
         later = tmp_path / "100% later" / "migrations"
         shutil.copytree(schema.MIGRATIONS, later, ignore=shutil.ignore_patterns("__pycache__"))
-        (later / "versions" / "0002_second.py").write_text(SECOND)
+        (later / "versions" / "0003_later.py").write_text(SECOND)
         monkeypatch.setattr(schema, "MIGRATIONS", later)
 
     return install
@@ -99,8 +102,8 @@ def test_postgresql_gets_the_statements_of_the_models():
 
 def test_up_and_down(url):
     """Down removes all that up made, and up works again afterwards."""
-    assert schema.upgrade(url) == schema.head() == schema.current(url) == "0001"
-    made = {"alembic_version", "cases", "case_pictures", "reviews", "traffic"}
+    assert schema.upgrade(url) == schema.head() == schema.current(url) == "0002"
+    made = {"alembic_version", "cases", "case_pictures", "drift", "reviews", "traffic"}
     assert tables(url) == made
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
@@ -109,6 +112,23 @@ def test_up_and_down(url):
     assert schema.current(url) is None
     Store(url).close()  # as good as empty
     assert tables(url) == made
+
+
+def test_each_step_goes_up_and_down_with_rows_there(any_store_url, make_case):
+    """Every migration can be undone and done again on a filled database, on both engines, and the cases stay."""
+    schema.upgrade(any_store_url)
+    with Store(any_store_url) as store:
+        store.add([make_case(number) for number in range(3)])
+        add_drift(store, "host:1", "llava", [Drift("confidence", 0.25, 1e-9, 0.5, 0.125, 1000, 400)])
+    engine = open_engine(read_url(any_store_url))
+    with transaction(for_writing(engine)) as connection:
+        command.downgrade(schema.alembic_config(connection), "0001")
+    assert schema.current(any_store_url) == "0001"
+    assert schema.upgrade(any_store_url) == schema.head()
+    with Store(any_store_url) as store, store.session() as session:
+        assert session.scalar(select(func.count()).select_from(Case)) == 3
+        assert session.scalar(select(func.count()).select_from(DriftValue)) == 0
+    engine.dispose()
 
 
 def test_upgrade_is_idempotent(url):
@@ -129,9 +149,9 @@ def test_older_schema_says_what_to_run(url, with_second):
     with pytest.raises(StoreError) as caught:
         Store(url)
     assert str(caught.value) == (
-        f"The store {url} has the older schema 0001: run `fastrm-monitor db upgrade --store {url}`."
+        f"The store {url} has the older schema 0002: run `fastrm-monitor db upgrade --store {url}`."
     )
-    assert schema.upgrade(url) == "0002"
+    assert schema.upgrade(url) == "0003"
     Store(url).close()
 
 
@@ -141,14 +161,14 @@ def test_newer_schema_says_to_upgrade_the_package(url, with_second, monkeypatch)
     schema.upgrade(url)
     monkeypatch.undo()
     expected = (
-        f"The store {url} has the schema 0002, which this version does not know: upgrade fastrm-monitor to the version "
+        f"The store {url} has the schema 0003, which this version does not know: upgrade fastrm-monitor to the version "
         "that made it."
     )
     for attempt in (Store, schema.upgrade):
         with pytest.raises(StoreError) as caught:
             attempt(url)
         assert str(caught.value) == expected
-    assert schema.current(url) == "0002"
+    assert schema.current(url) == "0003"
 
 
 def test_foreign_tables_are_left_alone(url):

@@ -9,13 +9,15 @@ import traceback
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
-from sqlalchemy import event, func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import event, func, inspect, select
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from fastrm_monitor.errors import FastRMError, MissingExtraError, StoreError
-from fastrm_monitor.records.engine import one_sentence, read_url, safe_url
+from fastrm_monitor.records import engine
+from fastrm_monitor.records.engine import StoreAwayError, one_sentence, read_url, safe_url
 from fastrm_monitor.records.models import VERDICTS, Case, CasePicture, Review, Traffic
 from fastrm_monitor.records.store import ReviewConflict, Store
 from tests.forking import forks
@@ -127,6 +129,7 @@ def test_relative_path_is_of_the_opening(tmp_path, monkeypatch):
         ("sqlite:///:memory:", "A store in memory would be lost at once; name a file"),
         ("sqlite:///file:x?mode=memory&uri=true", "A store in memory would be lost at once; name a file"),
         ("sqlite:////no/such/folder/store.db", "The folder of the store sqlite:////no/such/folder/store.db does not"),
+        ("sqlite:///store.db?mode=ro", "The store's URL has the option 'mode', which SQLite knows only in the form"),
     ],
 )
 def test_url_that_cannot_be_used(text, expected):
@@ -215,6 +218,85 @@ def test_closed_store_says_so(url):
         store.add([case()])
 
 
+def test_a_store_for_reading_is_none_for_a_server(url):
+    """`mode=ro` opens what is there, and writes nothing; a server, which writes, is told at once."""
+    with Store(url) as store:
+        store.add([case("a")])
+    reading = f"sqlite:///file:{url.removeprefix('sqlite:///')}?mode=ro&uri=true"
+    with Store(reading) as store:
+        assert count(store, Case) == 1
+        with pytest.raises(StoreError, match="cannot be written: attempt to write a readonly database"):
+            store.add([case("b")])
+    with pytest.raises(StoreError, match="is opened for reading only: leave out mode and immutable"):
+        Store(reading, may_be_away=True)
+
+
+def test_a_version_without_its_tables(url):
+    """A database whose tables are gone and whose version is not is refused in one sentence, and left as it is."""
+    Store(url).close()
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("DROP TABLE case_pictures")
+    with pytest.raises(StoreError, match="lacks tables of it: restore it from a backup, or name an empty database"):
+        Store(url)
+
+
+def test_a_database_that_is_away_is_connected_to_later(url, monkeypatch):
+    """A server's store of a database that is locked while it starts raises nothing, and works when it is free."""
+    monkeypatch.setattr(engine, "_BUSY_MILLISECONDS", 50)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        store = Store(url, may_be_away=True)
+        assert not store.reached
+        with pytest.raises(StoreAwayError, match="database is locked"):
+            store.add([case("a")], 0.05)
+        other.execute("ROLLBACK")
+    assert store.add([case("a")]) == 1
+    assert store.reached
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('connection failed: FATAL:  password authentication failed for user "u"', StoreError),
+        ('connection failed: FATAL:  database "db" does not exist', StoreError),
+        ("connection failed: Connection refused", StoreAwayError),
+        ("connection failed: FATAL:  the database system is starting up", StoreAwayError),
+        ("consuming input failed: server closed the connection unexpectedly", StoreAwayError),
+        ("database is locked", StoreAwayError),
+        ("database or disk is full", StoreAwayError),
+    ],
+)
+def test_away_or_mistaken(said, kind):
+    """What a mistake in the set-up makes a database say is told from what passes by itself."""
+    with pytest.raises(StoreError) as caught, one_sentence(read_url("postgresql://u@h/db"), "opened"):
+        raise OperationalError("SELECT 1", {}, Exception(said))
+    assert type(caught.value) is kind
+
+
+def test_a_file_that_is_deleted_is_made_anew(sqlite_store, url):
+    """When somebody deletes the SQLite file, the next case goes to a new one that has the schema."""
+    path = Path(url.removeprefix("sqlite:///"))
+    sqlite_store.add([case("a")])
+    for file in path.parent.glob("store.db*"):
+        file.unlink()
+    sqlite_store.add([case("b")])
+    with Store(url) as again, again.session() as session:
+        assert session.scalars(select(Case.case_id)).all() == ["b"]
+
+
+def test_a_file_that_is_deleted_while_it_is_written(sqlite_store, url):
+    """A case that went to a file which is no longer there is not said to be stored."""
+    path = Path(url.removeprefix("sqlite:///"))
+
+    @event.listens_for(sqlite_store._engine, "commit")
+    def delete(connection):
+        path.unlink(missing_ok=True)
+
+    with pytest.raises(StoreAwayError, match="was deleted while it was written"):
+        sqlite_store.add([case("a")])
+
+
 # --- cases -----------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +326,14 @@ def test_adding_again_changes_nothing(store):
     store.add([])
 
 
+def test_adding_says_how_many_are_new(store):
+    """The number of cases that were not there is returned, and an added case is not bound to a session."""
+    one = case("a")
+    assert store.add([one, case("b")]) == 2
+    assert store.add([one, case("c")]) == 1
+    assert inspect(one).transient
+
+
 def test_batch_is_all_or_none(store):
     """When one case cannot be written, none of its batch is, and the next batch is written all the same."""
     with pytest.raises(StoreError, match="cannot be written"):
@@ -262,21 +352,6 @@ def test_errors_do_not_quote_what_users_wrote(store):
     assert "illness" not in str(caught.value.__context__)  # which some error reporters show all the same
 
 
-def test_writer_that_is_overtaken_looks_again(store, url):
-    """A case that another process writes between our look and our writing is no error."""
-    overtaken = []
-
-    @event.listens_for(store._engine, "before_cursor_execute")
-    def overtake(connection, cursor, statement, parameters, context, executemany):
-        if statement.startswith("INSERT INTO cases") and not overtaken:
-            overtaken.append(True)
-            raise IntegrityError(statement, None, Exception("UNIQUE constraint failed: cases.case_id"))
-
-    store.add([case("a")])
-    assert overtaken == [True]
-    assert count(store, Case) == 1
-
-
 def test_deleted_case_takes_its_rows_along(store):
     """Deleting a case in SQL deletes its pictures and reviews: foreign keys are on."""
     store.add([case("a")])
@@ -289,10 +364,11 @@ def test_deleted_case_takes_its_rows_along(store):
 # --- traffic ---------------------------------------------------------------------------------------------------------
 
 
-def test_traffic_adds_up(store):
-    """Counts of the same server, minute, name and reason are added; all others stay apart."""
+def test_traffic_is_the_largest_count(store):
+    """A count replaces a smaller one of the same server, minute, name and reason, and no larger one."""
     store.add_traffic("a", [(MINUTE, "seen", "", 2.0), (MINUTE, "skipped", "no_image", 1.0)])
-    store.add_traffic("a", [(MINUTE, "seen", "", 3.0), (MINUTE, "seen", "", 0.5)])
+    store.add_traffic("a", [(MINUTE, "seen", "", 5.5)])
+    store.add_traffic("a", [(MINUTE, "seen", "", 2.0), (MINUTE, "skipped", "no_image", 1.0)])
     store.add_traffic("a", [(MINUTE + timedelta(minutes=1), "seen", "", 1.0)])
     store.add_traffic("b", [(MINUTE, "seen", "", 10.0)])
     store.add_traffic("b", [])
@@ -413,7 +489,7 @@ def test_threads_write_side_by_side(store):
     def work(i):
         for k in range(8):
             store.add([case(f"{i}-{k}"), case(f"all-{k}")])
-            store.add_traffic("s", [(MINUTE, "seen", "", 1.0)])
+            store.add_traffic(f"s{i}", [(MINUTE, "seen", "", k + 1.0)])
             store.totals()
 
     in_threads(8, work)
@@ -471,8 +547,8 @@ deadline = time.monotonic() + 60
 while not (pathlib.Path(folder) / "go").exists() and time.monotonic() < deadline:
     time.sleep(0.001)
 with Store(url) as store:
-    for _ in range(5):
-        store.add_traffic(name, [(datetime(2026, 1, 1, tzinfo=UTC), "seen", "", 1.0)])
+    for count in range(1, 6):
+        store.add_traffic(name, [(datetime(2026, 1, 1, tzinfo=UTC), "seen", "", float(count))])
 """
     ready = tmp_path / "ready"
     ready.mkdir()
@@ -527,7 +603,7 @@ def test_fork_waits_for_a_transaction_of_another_thread(store):
     inside.wait()
     answer = in_child(lambda: store.add([case("child")]))
     thread.join()
-    assert answer == "None"
+    assert answer == "1"
     assert count(store, Case) == 2
 
 

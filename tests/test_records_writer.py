@@ -2,7 +2,9 @@
 
 import gc
 import logging
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -135,6 +137,94 @@ def test_unflagged_go_first(make, sink):
     assert sink.delivered == ["first", "b+", "d+", "f+", "h+"]
 
 
+def test_bytes_are_bounded_too(make, sink):
+    """Queued items and the batch in delivery never have more bytes than the bound; the newest unflagged go first."""
+    writer = make(most_bytes=100)
+    sink.gate.clear()
+    writer.put("first", keep=False, size=40)
+    assert sink.entered.wait(5)
+    for item, size in (("a-", 20), ("b+", 20), ("c-", 20)):
+        writer.put(item, keep=item.endswith("+"), size=size)
+    assert sink.lost == []
+    writer.put("d-", keep=False, size=1)
+    writer.put("e+", keep=True, size=30)
+    writer.put("f+", keep=True, size=11)
+    writer.put("g+", keep=True, size=10)
+    assert sink.lost == [(item, "queue_full") for item in ("d-", "c-", "a-", "f+")]
+    sink.gate.set()
+    assert writer.flush(5)
+    assert sink.delivered == ["first", "b+", "e+", "g+"]
+    for item in ("h-", "i+"):
+        writer.put(item, keep=item.endswith("+"), size=100)
+    assert writer.flush(5)
+    assert sink.delivered[4:] in (["i+"], ["h-", "i+"])  # whether the first was delivered before the second came
+
+
+def test_what_can_never_fit_is_too_large(make, sink):
+    """An item that is larger than the whole bound drives nothing out, and is lost as "too_large"."""
+    writer = make(most_bytes=100)
+    stuck(writer, sink)
+    writer.put("a-", keep=False, size=60)
+    writer.put("b+", keep=True, size=101)
+    assert sink.lost == [("b+", "too_large")]
+
+
+def test_nothing_is_driven_out_in_vain(make, sink):
+    """An item for which even all unflagged ones could not make room is lost alone."""
+    writer = make(most_bytes=100)
+    stuck(writer, sink)
+    for item, size in (("a-", 20), ("b+", 70), ("c+", 40)):
+        writer.put(item, keep=item.endswith("+"), size=size)
+    assert sink.lost == [("c+", "queue_full")]
+
+
+def test_batches_are_gathered(make, sink):
+    """Items that come one by one within a moment are delivered together, and a flush does not wait for that moment."""
+    writer = make()
+    for number in range(10):
+        writer.put(number, keep=True)
+        time.sleep(0.001)
+    began = time.monotonic()
+    assert writer.flush(5)
+    assert time.monotonic() - began < 0.04
+    assert len(sink.batches) <= 3
+
+
+def test_closing_delivers_flagged_items_first(make, sink):
+    """When the process ends, what must be kept goes before what need not."""
+    writer = make(batch=2)
+    stuck(writer, sink)
+    for item in ("a-", "b+", "c-", "d+"):
+        writer.put(item, keep=item.endswith("+"))
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    while not writer._closed:
+        time.sleep(0.001)
+    sink.gate.set()
+    closing.join()
+    assert sink.delivered == ["first", "b+", "d+", "a-", "c-"]
+
+
+def test_a_hanging_delivery_is_rescued(make, sink, caplog):
+    """When the thread hangs, the queue is handed to `rescue` in time; what that cannot save is lost to "shutdown"."""
+    saved, hurried = [], []
+
+    def rescue(items, until):
+        saved.append((items[:1], 0 < until - time.monotonic() < 0.5))
+        return items[1:]
+
+    writer = make(flush_seconds=0.5, rescue=rescue, hurry=lambda: hurried.append(True))
+    stuck(writer, sink)
+    writer.put("a-", keep=False)
+    writer.put("b+", keep=True)
+    began = time.monotonic()
+    writer.close()
+    assert time.monotonic() - began < 0.6
+    assert (saved, hurried) == ([(["b+"], True)], [True])
+    assert sink.lost == [("a-", "shutdown")]
+    assert "closed with 1 records dropped and 0 in delivery" in caplog.text
+
+
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 6), keeps=st.lists(st.booleans(), max_size=40))
 def test_drops_follow_the_rule(size, keeps):
@@ -158,6 +248,7 @@ def test_drops_follow_the_rule(size, keeps):
     for item in enumerate(keeps):
         writer.put(item, keep=item[1])
     sink.gate.set()
+    assert writer.flush(5)
     writer.close()
     assert sink.delivered == ["first", *queue]
     assert [item for item, _ in sink.lost] == lost
@@ -268,7 +359,7 @@ def test_close_of_a_hanging_delivery(make, sink, caplog):
     began = time.monotonic()
     writer.close()
     assert time.monotonic() - began < 1.0
-    assert sink.lost == [("a", "shutdown"), ("b", "shutdown")]
+    assert sink.lost == [("b", "shutdown"), ("a", "shutdown")]
     assert writer.pending == 1
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "fastrm-monitor: closed with 2 records dropped and 1 in delivery"
@@ -521,3 +612,88 @@ for writer in writers:
     assert 0.2 < seconds < 5
     assert "Traceback" not in errors
     assert errors.count("closed with 1 records dropped and 1 in delivery") == 3
+
+
+def test_sigterm_delivers():
+    """A process without a handler for SIGTERM delivers what is queued, and then ends as if it had been killed by it."""
+    script = """
+import os, signal, time
+from fastrm_monitor.records.writer import Writer
+def deliver(items):
+    time.sleep(0.1)
+    print("delivered", *items, flush=True)
+writer = Writer(deliver, size=10, flush_seconds=10, batch=1, dropped=print, sigterm=True)
+for item in "abc": writer.put(item, keep=False)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(30)
+print("survived")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["delivered a", "delivered b", "delivered c"]
+    assert (done.returncode, done.stderr) == (-signal.SIGTERM, "")
+
+
+def test_sigterm_of_the_first_process_of_a_container():
+    """A process that SIGTERM would not have ended delivers what is queued, and goes on serving and delivering."""
+    script = """
+import os, signal, time
+from fastrm_monitor.records.writer import Writer
+me, os.getpid = os.getpid(), lambda: 1
+writer = Writer(lambda items: print("delivered", *items, flush=True), size=10, flush_seconds=10, dropped=print,
+                sigterm=True)
+for item in "ab":
+    writer.put(item, keep=False)
+    os.kill(me, signal.SIGTERM)
+    writer.flush(10)
+print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == ["delivered a", "delivered b", "goes on"]
+
+
+@pytest.mark.parametrize("setting", ["the host's own", "switched off", "no main thread"])
+def test_sigterm_of_others_is_left_alone(setting):
+    """A host's handler stays; nothing is installed when that is switched off, nor from any but the main thread."""
+    script = f"""
+import signal, threading
+from fastrm_monitor.records.writer import Writer
+setting = {setting!r}
+host = lambda *rest: None
+if setting == "the host's own":
+    signal.signal(signal.SIGTERM, host)
+before = signal.getsignal(signal.SIGTERM)
+writer = Writer(lambda items: None, size=10, flush_seconds=1, dropped=print, sigterm=setting != "switched off")
+if setting == "no main thread":
+    thread = threading.Thread(target=writer.put, args=(1, True))
+    thread.start()
+    thread.join()
+else:
+    writer.put(1, True)
+assert signal.getsignal(signal.SIGTERM) is before
+if setting == "no main thread":
+    writer.put(2, True)
+    assert signal.getsignal(signal.SIGTERM) is not before
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], timeout=60, check=True)
+
+
+@forks
+def test_a_child_of_multiprocessing_delivers_before_it_ends(sink, tmp_path):
+    """A forked child of `multiprocessing`, which runs no `atexit`, delivers what it has queued."""
+    path = tmp_path / "delivered"
+
+    def deliver(items):
+        time.sleep(0.1)
+        with open(path, "a") as file:
+            file.write("".join(items))
+
+    writer = Writer(deliver, size=10, flush_seconds=5, batch=1, dropped=sink.dropped)
+
+    def work():
+        for item in "abc":
+            writer.put(item, keep=True)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(20)
+    assert (child.exitcode, path.read_text()) == (0, "abc")

@@ -76,7 +76,7 @@ def test_version_follows_the_weights(tmp_path: Path) -> None:
     one, same, other = (load_proxy(written(tmp_path / name)).version for name in ("a", "b", "c"))
     assert one == same == other
     assert re.fullmatch("[0-9a-f]{12}", one)
-    _change_weights(tmp_path / "c", lambda tensors: tensors["bias"].add_(1e-3))
+    _change_weights(tmp_path / "c", lambda tensors: tensors["relevance.bias"].add_(1e-3))
     assert load_proxy(tmp_path / "c").version != one
 
 
@@ -133,8 +133,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty weights": (lambda f: (f / "proxy.safetensors").write_bytes(b""), "proxy.safetensors is corrupt"),
     "a pickle": (lambda f: torch.save({"bias": torch.zeros(1)}, f / "proxy.safetensors"), "is corrupt"),
     "NaN weights": (
-        lambda f: _change_weights(f, lambda t: t["bias"].fill_(torch.nan)),
-        "bias has weights that are not finite",
+        lambda f: _change_weights(f, lambda t: t["relevance.bias"].fill_(torch.nan)),
+        "relevance.bias has weights that are not finite",
     ),
     "NaN norm": (
         lambda f: _change_weights(f, lambda t: t["model_norm.weight"].fill_(torch.nan)),
@@ -148,7 +148,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: _change_weights(f, lambda t: t.update({"model_norm.weight": torch.ones(3)})),
         r"model_norm.weight has shape \(3,\), config.json asks for \(16,\)",
     ),
-    "a weight missing": (lambda f: _change_weights(f, lambda t: t.pop("bias")), "bias has shape None"),
+    "a weight missing": (lambda f: _change_weights(f, lambda t: t.pop("relevance.bias")), "bias has shape None"),
     "a weight too many": (
         lambda f: _change_weights(f, lambda t: t.update(extra=torch.ones(3))),
         r"extra has shape \(3,\), config.json asks for None",

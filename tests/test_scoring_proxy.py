@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
-from fastrm_monitor.scoring.proxy import FORMS, Proxy, ProxyConfig, QueryRowProxy, SelfAttentionProxy, build_proxy
+from fastrm_monitor.scoring.proxy import (
+    FORMS,
+    Proxy,
+    ProxyConfig,
+    QueryRowProxy,
+    Reading,
+    SelfAttentionProxy,
+    build_proxy,
+)
 from tests.tiny import WIDTH, tiny_asker
 
 BOTH = pytest.mark.parametrize("form", ["query-row", "self-attention"])
@@ -92,7 +100,8 @@ def test_keys_in_chunks(projection: int) -> None:
     chunks = torch.cat([proxy.keys(states[:, :4]), proxy.keys(states[0, 4:9])[None], proxy.keys(states[:, 9:])], 1)
     assert torch.allclose(whole, chunks, atol=1e-6)
     patches = whole[image].view(1, 4, -1)
-    assert torch.allclose(proxy.logits(patches, states[:, -1]), proxy(states, image, valid)[image][None], atol=1e-6)
+    cached = proxy.match(patches, states[:, -1], torch.ones(1, 4, dtype=torch.bool)).relevance
+    assert torch.allclose(cached, proxy(states, image, valid)[image][None], atol=1e-6)
 
 
 @torch.no_grad()
@@ -101,8 +110,8 @@ def test_query_row_by_hand() -> None:
     proxy = build_proxy(ProxyConfig(2, "query-row", key_size=4))
     assert isinstance(proxy, QueryRowProxy)
     proxy.key.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [0, 0], [0, 0]]))
-    proxy.query.weight.copy_(torch.tensor([[2.0, 0], [0, 1], [5, 5], [0, 0]]))
-    proxy.bias.fill_(0.5)
+    proxy.relevance.query.weight.copy_(torch.tensor([[2.0, 0], [0, 1], [5, 5], [0, 0]]))
+    proxy.relevance.bias.fill_(0.5)
     # A row over its root mean square: (3, 4) has 5 / sqrt 2, so z = sqrt 2 (0.6, 0.8); (0, 2) gives sqrt 2 (0, 1).
     states = torch.tensor([[[3.0, 4.0], [0.0, 2.0], [4.0, 3.0]]])
     image = torch.tensor([[True, True, False]])
@@ -126,6 +135,61 @@ def test_self_attention_by_hand() -> None:
     root = math.sqrt(2)
     mean = (root * 0.6 / 2, root * (0.8 + 1.0) / 2)
     assert float(logits[0, 1]) == pytest.approx(mean[0] + 2 * mean[1] + 0.25, abs=1e-4)
+
+
+def test_grounding_by_hand() -> None:
+    """Grounding is sum p g / sum p over the image rows alone, 0 where the map has no mass; evidence a probability."""
+
+    def logit(values: list[float]) -> torch.Tensor:
+        return torch.logit(torch.tensor([values, values]))
+
+    reading = Reading(logit([0.9, 0.5, 0.1]), logit([0.99, 0.2, 0.8]), torch.tensor([0.0, math.log(3)]))
+    image = torch.tensor([[False, True, True], [False, False, False]])
+    signals = reading.signals(image)
+    assert signals["grounding"].tolist() == pytest.approx([(0.5 * 0.2 + 0.1 * 0.8) / 0.6, 0.0])
+    assert signals["evidence"].tolist() == pytest.approx([0.5, 0.75])
+    assert Reading(reading.relevance).signals(image) == {}
+
+
+@torch.no_grad()
+def test_evidence_reads_the_looked_at_patches() -> None:
+    """Evidence changes with the state of a patch that is looked at, not with that of one that is not, nor of a word."""
+    proxy = build_proxy(ProxyConfig(12, "query-row", 4, grounding=True, evidence=True)).eval()
+    assert isinstance(proxy, QueryRowProxy)
+    states, image, _ = prompt()
+    keys, last = proxy.keys(states), states[:, -1]
+    places = image[0].nonzero()[:, 0]
+    logits = torch.full(image.shape, -50.0)
+    logits[0, places[1]] = 50.0
+    assert proxy.grounding is not None
+    for head in (proxy.relevance, proxy.grounding):
+        head.forward = lambda keys, state: logits  # type: ignore[method-assign]
+
+    def evidence(place: int) -> float:
+        moved = keys.clone()
+        moved[0, place] += 1.0
+        found = proxy.match(moved, last, image).evidence
+        assert found is not None
+        return float(found)
+
+    still = proxy.match(keys, last, image).evidence
+    assert evidence(int(places[1])) != pytest.approx(float(still), abs=1e-4)
+    for place in (int(places[0]), int((~image[0]).nonzero()[0, 0])):
+        assert evidence(place) == pytest.approx(float(still), abs=1e-6)
+
+
+@torch.no_grad()
+def test_match_size_adds_to_the_dot_product() -> None:
+    """With a match size the logits are those of the paper's form plus the small network's, which may differ by key."""
+    states, image, valid = prompt()
+    proxy = build_proxy(ProxyConfig(12, "query-row", 4, match_size=6)).eval()
+    assert isinstance(proxy, QueryRowProxy)
+    whole = proxy(states, image, valid)
+    assert proxy.relevance.mixed is not None
+    proxy.relevance.mixed[-1].weight.zero_()
+    proxy.relevance.mixed[-1].bias.zero_()
+    plain = proxy(states, image, valid)
+    assert (whole - plain)[image].std() > 1e-3
 
 
 @BOTH

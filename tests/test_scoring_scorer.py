@@ -79,11 +79,12 @@ def test_batch_equals_single(form: str) -> None:
     for row, (own, where) in enumerate(prompts):
         states[row, -len(own) :], image[row, -len(own) :], valid[row, -len(own) :] = own, where, True
     rows = one.measure(states, image, valid).rows()
-    for (relevance, p_ik), (own, where) in zip(rows, prompts, strict=True):
+    for (relevance, signals), (own, where) in zip(rows, prompts, strict=True):
         assert relevance.shape == (4,)
         alone = one.score(own, where, GRID.grids(4, []))
         assert relevance.reshape(SIDE, SIDE) == pytest.approx(alone.maps[0].values, abs=1e-6)
-        assert p_ik == pytest.approx(alone.features["p_ik"], abs=1e-6)
+        assert set(signals) == ({"p_ik", "grounding", "evidence"} if form == "query-row" else {"p_ik"})
+        assert signals == pytest.approx({name: alone.features[name] for name in signals}, abs=1e-6)
 
 
 def test_prompts_with_different_numbers_of_pictures() -> None:

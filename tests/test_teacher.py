@@ -74,6 +74,24 @@ def test_agrees_with_the_formulas(samples: list[Sample]) -> None:
             assert ((own > 0.01) & (own < 0.99)).sum() > 5
 
 
+def test_attention_to_the_image(samples: list[Sample]) -> None:
+    """The share of its attention that the last position pays to the image, mean of heads and layers, padded or not."""
+    model = tiny_model(layers=2)
+    chosen = [samples[0], samples[-1]]
+    looked = Teacher(model).explain(inputs_of(model, chosen)).image_attention
+    for row, sample in enumerate(chosen):
+        inputs = inputs_of(model, [sample])
+        attentions = model(**inputs, output_attentions=True).attentions
+        places = (inputs["input_ids"][0] == model.config.image_token_id).tolist()
+        shares = [
+            sum(float(value) for value, here in zip(head[-1], places, strict=True) if here)
+            for layer in attentions
+            for head in layer[0]
+        ]
+        assert float(looked[row]) == pytest.approx(np.mean(shares), abs=1e-5)
+        assert 0.1 < looked[row] < 1.0
+
+
 def test_row_equals_rollout(samples: list[Sample]) -> None:
     """The cheap recursion is the published rollout, over several batches and four layers."""
     model = tiny_model(layers=4, seed=3)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from opentelemetry import trace
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -23,9 +22,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from fastrm_monitor.drift.watch import Drift
 from fastrm_monitor.telemetry import setup
 from fastrm_monitor.telemetry.emit import Telemetry
 from fastrm_monitor.types import Answer, Assessment, RelevanceMap
+from tests.otlp import otlp_receiver
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 
@@ -76,6 +77,7 @@ class Received:
     def __init__(self):
         self.tracers, self.loggers = TracerProvider(), LoggerProvider()
         self.reader = InMemoryMetricReader()
+        self.meters = MeterProvider([self.reader])
         self._spans, self._logs = InMemorySpanExporter(), InMemoryLogRecordExporter()
         self.tracers.add_span_processor(SimpleSpanProcessor(self._spans))
         self.loggers.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
@@ -84,7 +86,7 @@ class Received:
             "transformers",
             tracer_provider=self.tracers,
             logger_provider=self.loggers,
-            meter_provider=MeterProvider([self.reader]),
+            meter_provider=self.meters,
         )
 
     @property
@@ -165,16 +167,23 @@ def test_event(received):
     }
 
 
+def above_zero(points):
+    return [(attributes, value) for attributes, value in points if value]
+
+
 def test_metrics(received):
-    """Histograms of scored answers, counters by verdict and reason, the queue; only attributes with few values."""
+    """Histograms of scored answers, counters by verdict, reason and stage, the queue; attributes with few values."""
     received.telemetry.queue_changed(3)
     received.telemetry.emit(answer(), assessment())
     received.telemetry.emit(answer(), assessment(confidence=0.75, flagged=False, reason=None))
     received.telemetry.emit(answer(), assessment(**UNSCORED))
     received.telemetry.queue_changed(-2)
     received.telemetry.dropped("queue_full", 4)
+    received.telemetry.skipped("no_image")
+    received.telemetry.skipped("some_new_reason")
+    received.telemetry.failures({"score": 1.0, "store": 0.0})
     model = {"model": "llava"}
-    assert received.metrics() == {
+    assert {name: above_zero(points) for name, points in received.metrics().items()} == {
         ("fastrm.confidence", "1"): [(model, 1.0)],
         ("fastrm.entropy", "1"): [(model, 1.0)],
         ("fastrm.scoring.duration", "s"): [(model, pytest.approx(0.004))],
@@ -183,9 +192,50 @@ def test_metrics(received):
             ({**model, "verdict": "passed"}, 1),
             ({**model, "verdict": "unscored"}, 1),
         ],
+        ("fastrm.skipped", "{answer}"): [({"reason": "no_image"}, 1), ({"reason": "some_new_reason"}, 1)],
+        ("fastrm.failed", "{failure}"): [({"stage": "score"}, 1)],
         ("fastrm.dropped", "{answer}"): [({"reason": "queue_full"}, 4)],
         ("fastrm.queue.size", "{answer}"): [({}, 1)],
     }
+
+
+def test_counters_begin_at_zero(received):
+    """Before anything happens the usual reasons and stages are there with 0: a rise from nothing is no rise."""
+    found = received.metrics()
+    assert {value for points in found.values() for _, value in points} == {0}
+    assert {"reason": "queue_full"} in [attributes for attributes, _ in found["fastrm.dropped", "{answer}"]]
+    assert {"stage": "score"} in [attributes for attributes, _ in found["fastrm.failed", "{failure}"]]
+    assert {"reason": "partial_prefill"} in [attributes for attributes, _ in found["fastrm.skipped", "{answer}"]]
+    received.telemetry.emit(answer(), assessment())
+    results = received.metrics()["fastrm.results", "{answer}"]
+    assert ({"model": "llava", "verdict": "unscored"}, 0) in results
+
+
+def test_failures_are_totals(received):
+    """Totals are counted as they grow; those of a forked child, which begin anew, come on top."""
+    for totals in ({"score": 2.0}, {"score": 2.0, "store": 1.0}, {"score": 5.0, "store": 1.0}, {"score": 1.0}):
+        received.telemetry.failures(totals)
+    assert above_zero(received.metrics()["fastrm.failed", "{failure}"]) == [
+        ({"stage": "score"}, 6),
+        ({"stage": "store"}, 1),
+    ]
+
+
+def test_drift(received):
+    """A window's statistics by feature, with the answers behind them beside; the newest window counts."""
+    received.telemetry.drifted("llava", [Drift("confidence", 0.9, 0.9, 0.9, 0.9, 500, 500)])
+    received.telemetry.drifted("llava", [Drift("confidence", 0.25, 1e-9, 0.5, 0.125, 1000, 400)])
+    found, labels = received.metrics(), {"model": "llava", "feature": "confidence"}
+    assert found["fastrm.drift", ""] == [
+        ({**labels, "statistic": "ks"}, 0.25),
+        ({**labels, "statistic": "ks_p"}, 1e-9),
+        ({**labels, "statistic": "psi"}, 0.5),
+        ({**labels, "statistic": "wasserstein"}, 0.125),
+    ]
+    assert found["fastrm.drift.cases", "{answer}"] == [
+        ({**labels, "sample": "reference"}, 1000),
+        ({**labels, "sample": "window"}, 400),
+    ]
 
 
 def test_unscored_answer(received):
@@ -219,7 +269,7 @@ def test_caller_is_the_parent(received):
 @pytest.mark.parametrize(
     ("value", "on_span", "on_event"),
     [(None, False, False), ("NO_CONTENT", False, False), ("span_only", True, False), ("EVENT_ONLY", False, True),
-     ("SPAN_AND_EVENT", True, True), ("true", False, False)],
+     ("SPAN_AND_EVENT", True, True), (" Span_And_Event ", True, True), ("true", False, False)],
 )  # fmt: skip
 def test_content_is_the_users_choice(received, monkeypatch, value, on_span, on_event):
     """Question and answer travel only where the standard variable says so; by default nowhere."""
@@ -237,6 +287,46 @@ def test_content_is_the_users_choice(received, monkeypatch, value, on_span, on_e
             ]
 
 
+def test_pictures_never_travel(received, monkeypatch):
+    """With all content captured, the pictures of an answer are not even made."""
+    monkeypatch.setenv(CAPTURE, "SPAN_AND_EVENT")
+
+    def picture():
+        raise AssertionError("a picture was asked for")
+
+    received.telemetry.emit(answer(pictures=(picture,)), assessment())
+    (span,), (event,) = received.spans, received.events
+    for attributes in (span.attributes, event.attributes):
+        assert len(str(dict(attributes))) < 2000
+
+
+def test_meaningless_capture_mode_is_said(monkeypatch, caplog):
+    """A value that the standard does not have is one line that names those it has, and captures nothing."""
+    monkeypatch.setenv(CAPTURE, "true")
+    setup.telemetry_from_environment("http://dash", "transformers")
+    (line,) = caplog.messages
+    assert line == (
+        "fastrm-monitor: OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=TRUE has no meaning, so no question and no "
+        "answer is sent: use one of NO_CONTENT, SPAN_ONLY, EVENT_ONLY, SPAN_AND_EVENT"
+    )
+
+
+def test_given_providers_are_used(received, monkeypatch):
+    """Providers that were handed over are used whatever the variables say, until they are taken back."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    setup.use_providers(tracer_provider=received.tracers, meter_provider=received.meters)
+    try:
+        telemetry = setup.telemetry_from_environment("http://dash", "transformers")
+        telemetry.emit(answer(), assessment())
+        telemetry.close()
+    finally:
+        setup.use_providers()
+    assert [span.name for span in received.spans] == ["chat llava"]
+    assert received.events == []
+    assert above_zero(received.metrics()["fastrm.results", "{answer}"])
+    assert setup._given == {}
+
+
 def test_nothing_without_sdk():
     """Without an SDK nothing is emitted and nothing fails; the ids are those of the caller's span, if there is one."""
     telemetry = Telemetry("http://dash", "transformers")
@@ -251,41 +341,12 @@ def test_nothing_without_sdk():
 
 # --- real OTLP -----------------------------------------------------------------------------------------------------
 
-MESSAGES = {
-    "/v1/traces": ExportTraceServiceRequest,
-    "/v1/logs": ExportLogsServiceRequest,
-    "/v1/metrics": ExportMetricsServiceRequest,
-}
-
 
 @pytest.fixture
 def receiver():
     """A small OTLP HTTP receiver; `receiver.got[path]` are the parsed messages."""
-    got = {path: [] for path in MESSAGES}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers.get("Content-Encoding") == "gzip":
-                import gzip
-
-                body = gzip.decompress(body)
-            got[self.path].append(MESSAGES[self.path].FromString(body))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.got, server.url = got, f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with otlp_receiver() as server:
+        yield server
 
 
 def test_otlp_receiver_gets_all_three_signals(receiver, monkeypatch):
@@ -339,16 +400,152 @@ def test_nobody_waits_for_a_dead_receiver(monkeypatch):
     assert time.monotonic() - began < 3
 
 
-def test_without_the_exporter_it_says_so(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("protocol", "missing", "sentence"),
+    [
+        ("", "http", "the OTLP exporter for http/protobuf is not installed: pip install 'fastrm-monitor[otel]'"),
+        ("grpc", "grpc", "the OTLP exporter for grpc is not installed: pip install 'fastrm-monitor[grpc]'"),
+        ("http/json", None, "OTEL_EXPORTER_OTLP_PROTOCOL=http/json is not supported: use http/protobuf or grpc"),
+    ],
+)
+def test_without_the_exporter_it_says_so(monkeypatch, caplog, protocol, missing, sentence):
+    """A protocol without its package, or an unknown one, is one line that says what to do, and answers are served."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    for module in ("trace_exporter", "metric_exporter", "_log_exporter"):
+        if missing is not None:
+            monkeypatch.setitem(sys.modules, f"opentelemetry.exporter.otlp.proto.{missing}.{module}", None)
+    telemetry = setup.telemetry_from_environment("http://dash", "transformers")
+    telemetry.emit(answer(), assessment())
+    telemetry.close()
+    assert caplog.messages == [f"fastrm-monitor: no traces and no logs and no metrics will be sent, {sentence}"]
+
+
+def test_without_the_sdk_it_says_so(monkeypatch, caplog):
     """An endpoint without the extra installed is one warning that names the extra, and answers are served."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     telemetry = setup.telemetry_from_environment("http://dash", "transformers")
     assert telemetry.emit(answer(), assessment()).trace_id is None
-    assert [r.message for r in caplog.records] == [
-        "fastrm-monitor: OTEL_* names an OTLP endpoint, but the exporter is not installed and nothing is sent: "
+    assert caplog.messages == [
+        "fastrm-monitor: OTEL_* asks for telemetry, but the SDK is not installed and nothing is sent: "
         "pip install 'fastrm-monitor[otel]'"
     ]
+
+
+@pytest.fixture
+def grpc_receiver():
+    """An OTLP receiver that speaks gRPC; `got` are the names of the spans, events and metrics."""
+    import grpc
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+
+    got = {"spans": [], "events": [], "metrics": []}
+
+    def take_spans(request, _):
+        got["spans"] += [one.name for r in request.resource_spans for s in r.scope_spans for one in s.spans]
+        return traces.ExportTraceServiceResponse()
+
+    def take_events(request, _):
+        got["events"] += [e.event_name for r in request.resource_logs for s in r.scope_logs for e in s.log_records]
+        return logs.ExportLogsServiceResponse()
+
+    def take_metrics(request, _):
+        got["metrics"] += [one.name for r in request.resource_metrics for s in r.scope_metrics for one in s.metrics]
+        return metrics.ExportMetricsServiceResponse()
+
+    def service(name, take, request):
+        method = grpc.unary_unary_rpc_method_handler(
+            take, request_deserializer=request.FromString, response_serializer=lambda reply: reply.SerializeToString()
+        )
+        return grpc.method_handlers_generic_handler(f"opentelemetry.proto.collector.{name}", {"Export": method})
+
+    server = grpc.server(ThreadPoolExecutor(3))
+    server.add_generic_rpc_handlers(
+        (
+            service("trace.v1.TraceService", take_spans, traces.ExportTraceServiceRequest),
+            service("logs.v1.LogsService", take_events, logs.ExportLogsServiceRequest),
+            service("metrics.v1.MetricsService", take_metrics, metrics.ExportMetricsServiceRequest),
+        )
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    server.got, server.url = got, f"http://127.0.0.1:{port}"
+    yield server
+    server.stop(None).wait()
+
+
+def test_grpc_is_spoken_when_asked_for(grpc_receiver, monkeypatch):
+    """`OTEL_EXPORTER_OTLP_PROTOCOL=grpc` reaches a gRPC receiver with all three signals."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", grpc_receiver.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    telemetry = setup.telemetry_from_environment("http://dash", "transformers", 10.0)
+    telemetry.emit(answer(), assessment())
+    telemetry.close()
+    assert grpc_receiver.got["spans"] == ["chat llava"]
+    assert grpc_receiver.got["events"] == ["gen_ai.evaluation.result"]
+    assert "fastrm.confidence" in grpc_receiver.got["metrics"]
+
+
+def test_a_signal_may_have_a_protocol_of_its_own(receiver, grpc_receiver, monkeypatch):
+    """Spans by gRPC, the rest by HTTP, each to its own endpoint."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", grpc_receiver.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+    telemetry = setup.telemetry_from_environment("http://dash", "transformers", 10.0)
+    telemetry.emit(answer(), assessment())
+    telemetry.close()
+    assert grpc_receiver.got["spans"] == ["chat llava"]
+    assert (len(receiver.got["/v1/traces"]), len(receiver.got["/v1/logs"])) == (0, 1)
+
+
+PAGE = """
+import sys, logging
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+import os, urllib.request
+sys.path.insert(0, os.environ["TESTS"])
+from test_telemetry import answer, assessment
+from fastrm_monitor.telemetry.setup import telemetry_from_environment
+for model in ("first", "second"):  # two monitors of one process have one page
+    telemetry = telemetry_from_environment("http://dash", "transformers")
+    telemetry.emit(answer(model=model), assessment())
+    telemetry.close()
+address = "http://127.0.0.1:" + os.environ["OTEL_EXPORTER_PROMETHEUS_PORT"] + "/metrics"
+page = urllib.request.urlopen(address).read().decode()
+print(sorted({line.split('model="')[1].split('"')[0] for line in page.splitlines() if "fastrm_results_total{" in line}))
+"""
+
+
+def run_page(port):
+    environment = {"TESTS": str(Path(__file__).parent), "PATH": "/usr/bin", "OTEL_METRICS_EXPORTER": "prometheus",
+                   "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", PAGE], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_page_for_prometheus():
+    """`OTEL_METRICS_EXPORTER=prometheus` opens one page for the process, with the metrics of all its monitors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = run_page(port)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"fastrm-monitor: metrics for Prometheus are at http://127.0.0.1:{port}/metrics",
+        "['first', 'second']",
+    ]
+
+
+def test_taken_port_is_one_sentence(receiver):
+    """A port that another process has is said, with the variable that mends it, and answers are served."""
+    done = run_page(receiver.server_port)
+    assert done.stdout.splitlines()[0].startswith(
+        "fastrm-monitor: no metrics will be sent, the page for Prometheus cannot be opened at "
+        f"127.0.0.1:{receiver.server_port} ("
+    )
+    assert done.stdout.splitlines()[0].endswith("): set OTEL_EXPORTER_PROMETHEUS_PORT")
 
 
 def test_the_applications_own_sdk_is_used(receiver):
@@ -370,7 +567,7 @@ telemetry.emit(answer(), assessment())
 telemetry.close()
 print([span.name for span in memory.get_finished_spans()])
 """
-    environment = {"TESTS": str(__import__("pathlib").Path(__file__).parent), "PATH": "/usr/bin",
+    environment = {"TESTS": str(Path(__file__).parent), "PATH": "/usr/bin",
                    "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['chat llava']"

@@ -114,11 +114,11 @@ def floats(*values):
     return np.array(values, np.float32).tobytes()
 
 
-def entry(*probabilities, relevance=RELEVANCE, reason=None, p_ik=None, entropies=None):
+def entry(*probabilities, relevance=RELEVANCE, reason=None, signals=None, entropies=None):
     """What the engine core sends with an answer whose tokens had these probabilities."""
     return {
         "relevance": None if relevance is None else floats(*relevance),
-        "p_ik": p_ik,
+        "signals": signals or {},
         "reason": reason,
         "log_probabilities": floats(*(math.log(one) for one in probabilities)),
         "entropies": floats(*(entropies or [0.5] * len(probabilities))),
@@ -194,7 +194,7 @@ def test_p_ik_reaches_the_confidence(make):
     fitted = LogisticConfidence(("p_ik",), (0.0,), (1.0,), (2.0,), 0.5, threshold=0.5)
     place = make(confidence=fitted)
     served = place.ask()
-    place.desk.receive(served, entry(0.5, 0.5, 0.5, p_ik=0.75))
+    place.desk.receive(served, entry(0.5, 0.5, 0.5, signals={"p_ik": 0.75}))
     one = place.answer(served)
     assert (one.calibrated, one.features["p_ik"]) == (True, 0.75)
     assert one.confidence == pytest.approx(1 / (1 + math.exp(-(0.5 + 2 * math.log(3)))))

@@ -43,26 +43,29 @@ def floats(content):
 def test_an_entry_goes_out_once():
     """Finding and numbers of all tokens go out when the request is finished, and nothing after that."""
     ledger = Ledger()
-    served(ledger, ["a"], {0: (-0.5, 1.0)}, findings={"a": Finding(MAP, 0.75)})
+    served(ledger, ["a"], {0: (-0.5, 1.0)}, findings={"a": Finding(MAP, {"p_ik": 0.75})})
     served(ledger, ["a"], {0: (-0.25, 2.0)})
     entry = taken(ledger, "a", finished=True)
     assert floats(entry.pop("log_probabilities")) == [-0.5, -0.25]
     assert floats(entry.pop("entropies")) == [1.0, 2.0]
-    assert entry == {"relevance": MAP, "p_ik": 0.75, "reason": None}
+    assert entry == {"relevance": MAP, "signals": {"p_ik": 0.75}, "reason": None}
     assert taken(ledger, "a", finished=True) is None
     assert ledger.idle
 
 
-@pytest.mark.parametrize("p_ik", [None, 0.1, float("inf")])
-def test_entries_travel_as_text(p_ik):
+@pytest.mark.parametrize("signals", [{}, {"p_ik": 0.1, "grounding": 1e-9}, {"p_ik": float("inf")}])
+def test_entries_travel_as_text(signals):
     """An entry is one line of ASCII, which every transport can carry, and is read as what was written."""
     ledger, odd = Ledger(), np.array([np.nan, np.inf, 0.1], np.float32).tobytes()
-    served(ledger, ["a"], {0: (-0.1, np.inf)}, findings={"a": Finding(odd, p_ik)}, failed={"score": 1}, about="größer")
+    served(
+        ledger, ["a"], {0: (-0.1, np.inf)}, findings={"a": Finding(odd, signals)}, failed={"score": 1}, about="größer"
+    )
     entry = ledger.take("a", finished=True)
     assert entry.isascii()
     assert entry.isprintable()
     parts = parts_of(entry)
-    assert (parts["relevance"], parts["p_ik"], parts["about"], parts["failed"]) == (odd, p_ik, "größer", {"score": 1})
+    assert (parts["relevance"], parts["signals"], parts["about"]) == (odd, signals, "größer")
+    assert parts["failed"] == {"score": 1}
     assert floats(parts["log_probabilities"]) == [np.float32(-0.1)]
     assert floats(parts["entropies"]) == [np.inf]
 
@@ -98,9 +101,9 @@ def test_tokens_without_numbers():
 def test_requests_that_may_end_at_a_stop_string():
     """Taken with every token, the parts are the finding once and each number once, in order."""
     ledger = Ledger()
-    served(ledger, ["a"], {0: (-0.5, 1.0)}, findings={"a": Finding(MAP, 0.75)})
+    served(ledger, ["a"], {0: (-0.5, 1.0)}, findings={"a": Finding(MAP, {"p_ik": 0.75})})
     first = taken(ledger, "a", finished=False)
-    assert (first["relevance"], first["p_ik"], floats(first["log_probabilities"])) == (MAP, 0.75, [-0.5])
+    assert (first["relevance"], first["signals"], floats(first["log_probabilities"])) == (MAP, {"p_ik": 0.75}, [-0.5])
     served(ledger, ["a"], {0: (-0.25, 2.0)})
     second = taken(ledger, "a", finished=False)
     assert "relevance" not in second

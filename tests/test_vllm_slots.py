@@ -146,7 +146,7 @@ def placed(length, positions, blocks, seed):
 
 
 def scored(buffer, placed, order=None, spare_rows=0):
-    """(relevance, covered) of each prompt; the block table has them in another order and `spare_rows` idle ones."""
+    """(relevance, covered, signals) of each prompt; the block table has another order and `spare_rows` idle rows."""
     count = len(placed) + spare_rows
     order = np.arange(count) if order is None else order
     table = torch.zeros(count, max(len(one.blocks) for one in placed) + 1, dtype=torch.int32)
@@ -157,16 +157,27 @@ def scored(buffer, placed, order=None, spare_rows=0):
         Prompt(int(row), number, one.positions, one.tags)
         for number, (row, one) in enumerate(zip(order, placed, strict=False))
     ]
-    numbers, last = buffer.score(states, table, asked)
-    assert last.tolist() == states.tolist()
-    return [(line[: len(one.positions)], float(line[-1])) for line, one in zip(numbers, placed, strict=True)]
+    numbers, signals = buffer.score(states, table, asked, lambda last: {"sum": last.sum(1)})
+    assert signals.pop("sum").tolist() == states.sum(1).tolist()
+    rows = torch.stack(list(signals.values()), 1).tolist()
+    return [
+        (line[: len(one.positions)], float(line[-1]), dict(zip(signals, row, strict=True)))
+        for line, row, one in zip(numbers, rows, placed, strict=True)
+    ]
 
 
 def whole(one):
     """What the proxy says of the whole prompt at once, at its image tokens."""
+    return read(one)[0]
+
+
+def read(one):
+    """What the proxy says of the whole prompt at once: relevance at its image tokens, and the signals."""
     image = torch.zeros(1, len(one.states), dtype=torch.bool)
     image[0, one.positions] = True
-    return torch.sigmoid(proxy()(one.states[None], image, torch.ones_like(image)))[0, one.positions]
+    reading = proxy().read(one.states[None], image, torch.ones_like(image))
+    signals = {name: float(value) for name, value in reading.signals(image).items()}
+    return torch.sigmoid(reading.relevance)[0, one.positions], signals
 
 
 @st.composite
@@ -197,8 +208,11 @@ def test_chunks_of_many_prompts_give_the_maps_of_whole_prompts(drawn):
     for number in turns:
         one = prompts[number]
         one.write(buffer, block_size, one.waiting.pop(0))
-    for one, (relevance, covered) in zip(prompts, scored(buffer, prompts, order, spare_rows=1), strict=True):
-        torch.testing.assert_close(relevance, whole(one), rtol=0, atol=1e-5)
+    for one, (relevance, covered, signals) in zip(prompts, scored(buffer, prompts, order, spare_rows=1), strict=True):
+        alone, own = read(one)
+        torch.testing.assert_close(relevance, alone, rtol=0, atol=1e-5)
+        assert set(signals) == {"grounding", "evidence"}
+        assert signals == pytest.approx(own, abs=1e-5)
         assert covered == 1.0
 
 
@@ -218,7 +232,7 @@ def test_one_slot_of_another_prompt_is_enough_not_to_be_covered(drawn, data):
         block = robbed.blocks[taken // block_size]
         thief = placed(block_size, range(block_size), [block], 2000)
         thief.write(buffer, block_size, np.array([taken % block_size]))
-    flags = [covered for _, covered in scored(buffer, prompts, order, spare_rows=1)]
+    flags = [covered for _, covered, _ in scored(buffer, prompts, order, spare_rows=1)]
     assert flags == [float(one is not robbed) for one in prompts]
 
 
@@ -229,7 +243,7 @@ def test_blocks_of_a_gone_prompt():
     old.write(buffer, 4)
     assert scored(buffer, [old])[0][1] == 1.0
     new.write(buffer, 4)
-    (_, covered_old), (relevance, covered) = scored(buffer, [old, new])
+    (_, covered_old, _), (relevance, covered, _) = scored(buffer, [old, new])
     assert (covered_old, covered) == (0.0, 1.0)
     torch.testing.assert_close(relevance, whole(new), rtol=0, atol=1e-5)
 
@@ -243,19 +257,20 @@ def test_large_steps_are_worked_off_in_parts(monkeypatch):
     """Bounding the memory of a step changes no number: parts of rows and parts of prompts give the same maps."""
     prompts = [placed(12, range(1, 4 + 3 * n), [3 * n, 3 * n + 1, 3 * n + 2], n) for n in range(3)]
     calls = []
-    logits = slots.QueryRowProxy.logits
+    match = slots.QueryRowProxy.match
     monkeypatch.setattr(slots, "_ROWS_AT_ONCE", 2)
     monkeypatch.setattr(slots, "_NUMBERS_AT_ONCE", 1)
     monkeypatch.setattr(
-        slots.QueryRowProxy, "logits", lambda self, keys, last: calls.append(keys.numel()) or logits(self, keys, last)
+        slots.QueryRowProxy, "match", lambda self, keys, *rest: calls.append(keys.numel()) or match(self, keys, *rest)
     )
     buffer = buffer_of(9, 4)
     for one in prompts:
         one.write(buffer, 4)
     found = scored(buffer, prompts)
     assert calls == [9 * KEY_SIZE] * 3
-    for one, (relevance, covered) in zip(prompts, found, strict=True):
+    for one, (relevance, covered, signals) in zip(prompts, found, strict=True):
         torch.testing.assert_close(relevance, whole(one), rtol=0, atol=1e-5)
+        assert signals == pytest.approx(read(one)[1], abs=1e-5)
         assert covered == 1.0
 
 
@@ -266,7 +281,7 @@ def test_keys_in_16_bits():
     one = placed(12, range(2, 10), [1, 2, 0], 3)
     one.states = one.states.bfloat16()
     one.write(buffer, 4)
-    ((relevance, covered),) = scored(buffer, [one])
+    ((relevance, covered, _),) = scored(buffer, [one])
     torch.testing.assert_close(relevance, whole(one), rtol=0, atol=0.01)
     assert (covered, relevance.dtype) == (1.0, torch.float32)
 
@@ -281,5 +296,5 @@ def test_on_a_gpu():
     rows, mapping = one.positions, one.slots(np.arange(12), 4).int().to(here)
     buffer.write(one.states.to(here), mapping, rows, one.tags)
     table = torch.tensor([[1, 2, 0]], dtype=torch.int32, device=here)
-    numbers, _ = buffer.score(one.states.to(here), table, [Prompt(0, 11, one.positions, one.tags)])
+    numbers, _ = buffer.score(one.states.to(here), table, [Prompt(0, 11, one.positions, one.tags)], lambda last: {})
     torch.testing.assert_close(numbers[0].cpu(), torch.cat([whole(one), torch.ones(1)]), rtol=0, atol=1e-4)

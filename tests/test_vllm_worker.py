@@ -183,21 +183,22 @@ class Engine:
         """The finding is that of the whole prompt, scored at once on the road that exists."""
         states = torch.from_numpy(np.array([one.state(place) for place in range(len(one.tokens))]))
         image = torch.tensor([token == IMAGE for token in one.tokens])
-        ((relevance, p_ik),) = self.scorer.measure(states[None], image[None], torch.ones_like(image)[None]).rows()
+        ((relevance, signals),) = self.scorer.measure(states[None], image[None], torch.ones_like(image)[None]).rows()
         assert finding.reason is None, f"{one.name} has no map: {finding.reason}"
         assert np.frombuffer(finding.relevance, np.float32) == pytest.approx(relevance, abs=atol)
-        assert finding.p_ik == (None if p_ik is None else pytest.approx(p_ik, abs=1e-5))
+        assert finding.signals == pytest.approx(signals, abs=atol)
 
 
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_prompt_in_one_step():
-    """A prompt computed at once has the map and P(IK) of `Scorer.measure`, and is told of once."""
+    """A prompt computed at once has the map and signals of `Scorer.measure`, and is told of once."""
     engine, one = Engine(), asked("a", 3, "cat", 4)
     sheet = engine.step((one, None))
     assert list(sheet.findings) == ["a"]
     engine.check(one, sheet.findings["a"])
+    assert set(sheet.findings["a"].signals) == {"p_ik", "grounding", "evidence"}
     assert engine.step((one, 1)).findings == {}
 
 
@@ -205,7 +206,7 @@ def test_without_a_probe():
     """A proxy folder without a probe gives maps without P(IK)."""
     engine, one = Engine(scorer=tiny_scorer(width=WIDTH)), asked("a", 3, "cat", 4)
     finding = engine.step((one, None)).findings["a"]
-    assert finding.p_ik is None
+    assert "p_ik" not in finding.signals
     engine.check(one, finding)
 
 

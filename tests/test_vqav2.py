@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from fastrm_monitor.errors import DataError
-from fastrm_monitor.lab.datasets.scene_set import write_vqav2
+from fastrm_monitor.lab.datasets.files import find_picture
+from fastrm_monitor.lab.datasets.scene_files import write_vqav2
 from fastrm_monitor.lab.datasets.scenes import scenes
-from fastrm_monitor.lab.datasets.vqav2 import VQAv2, find_picture, normalise, vqa_score
+from fastrm_monitor.lab.datasets.vqav2 import VQAv2, normalise, vqa_score
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,9 @@ def tiny_scorer(confidence: LogisticConfidence | None = None, form: Form = "quer
     """A scorer of an untrained proxy that is on no disk; the same for the same arguments."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        proxy = build_proxy(ProxyConfig(width, form, key_size=4)).eval().requires_grad_(False)
+        heads = form == "query-row"
+        config = ProxyConfig(width, form, key_size=4, grounding=heads, evidence=heads)
+        proxy = build_proxy(config).eval().requires_grad_(False)
     return Scorer(ProxyFolder(proxy, proxy.config, "abc", torch.ones(width), confidence, Path("nowhere")))
 
 

@@ -1,15 +1,16 @@
-"""Distillation: from labels to a proxy folder.
+"""Distillation: from labels to a proxy.
 
-The proxy learns the teacher's maps on some pictures, stops by AUPRC on others, and the confidence is calibrated on
-those others, whose right answers are known. Pictures, not questions, are split.
+The proxy learns the teacher's maps on some pictures and stops by AUPRC on others. Where it is known which objects a
+question asks about, and which answers are right, two heads learn that from the same states. Pictures, not questions,
+are split.
 """
 
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from fastrm_monitor.errors import DataError
-from fastrm_monitor.lab.fidelity import auprc
-from fastrm_monitor.lab.intervals import over_pictures
-from fastrm_monitor.lab.labels import LabelBatch, Labels
-from fastrm_monitor.lab.reliability import auroc, calibration_error
-from fastrm_monitor.scoring.confidence import ANSWER_FEATURES, LogisticConfidence, transform
-from fastrm_monitor.scoring.entropy import MAP_FEATURES, map_features
-from fastrm_monitor.scoring.patches import PatchLayout, PictureInput
+from fastrm_monitor.lab import sharing
+from fastrm_monitor.lab.fidelity import auprc, inside
+from fastrm_monitor.lab.labels import LabelBatch, LabelFacts, Labels
+from fastrm_monitor.scoring.patches import PatchGrid, PatchLayout, PictureInput
 from fastrm_monitor.scoring.proxy import Form, Proxy, ProxyConfig, build_proxy
 from fastrm_monitor.types import RelevanceMap
-
-CONFIDENCE_FEATURES = (*ANSWER_FEATURES, "p_ik", *MAP_FEATURES)
 
 
 @dataclass(frozen=True)
@@ -38,29 +34,43 @@ class Recipe:
         form: "query-row" or "self-attention".
         key_size: d_k.
         projection_size: hidden width of the projections; 0 for the paper's one linear map.
-        targets: "soft" teaches the teacher's relevance itself, "hard" its thresholded form, as in the paper.
-        label_threshold: of the hard targets and of all reported fidelity.
+        match_size: hidden width of what is added to the dot product of key and query; 0 for nothing, as in the paper.
+        targets: "centred" teaches the teacher's relevance on a logistic scale whose middle is the label threshold, so
+            that a decision at 0.5 is one at the threshold; "soft" the relevance itself; "hard" its thresholded form,
+            as in the paper.
+        softness: width of the scale of "centred" targets, in units of relevance.
+        heads: whether the heads beyond the paper are trained, where the labels know what they need (query-row only).
+        label_threshold: of the targets and of all reported fidelity.
         epochs: at most; training stops after `patience` epochs without a better validation AUPRC.
         patience: see `epochs`.
         batch: questions a step.
         rate: peak learning rate.
         validation: share of pictures held out.
-        flag_rate: share of the validation answers that the stored threshold would flag.
+        flag_rate: share of the traffic that the stored threshold would flag.
         seed: of weights and order.
     """
 
     form: Form = "query-row"
     key_size: int = 64
-    projection_size: int = 128
-    targets: str = "soft"
+    projection_size: int = 256
+    match_size: int = 0
+    targets: str = "centred"
+    softness: float = 0.08
+    heads: bool = True
     label_threshold: float = 0.3
-    epochs: int = 40
+    epochs: int = 20
     patience: int = 6
-    batch: int = 64
-    rate: float = 2e-3
+    batch: int = 128
+    rate: float = 2.5e-3
     validation: float = 0.2
     flag_rate: float = 0.2
     seed: int = 0
+
+
+_HEAD_WEIGHT = 0.3
+"""Of the losses of the heads beside that of the relevance."""
+_LEAST_FOR_HEAD = 50
+"""Questions with boxes, and right and wrong answers, below which a head is left out."""
 
 
 def split_by_picture(labels: Labels, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -69,9 +79,9 @@ def split_by_picture(labels: Labels, share: float, seed: int) -> tuple[list[int]
     Raises:
         DataError: there are too few pictures for two sides.
     """
-    inside = [zlib.crc32(f"{seed}:{one.picture_id}".encode()) / 2**32 < share for one in labels.facts]
-    training = [row for row, held in enumerate(inside) if not held]
-    validation = [row for row, held in enumerate(inside) if held]
+    held = {name: _lot(f"{seed}:{name}") < share for name in {one.picture_id for one in labels.facts}}
+    training = [row for row, one in enumerate(labels.facts) if not held[one.picture_id]]
+    validation = [row for row, one in enumerate(labels.facts) if held[one.picture_id]]
     if not training or not validation:
         raise DataError(
             f"{len({one.picture_id for one in labels.facts})} pictures are too few to hold any out: use more."
@@ -79,25 +89,35 @@ def split_by_picture(labels: Labels, share: float, seed: int) -> tuple[list[int]
     return training, validation
 
 
+def _lot(text: str) -> float:
+    """A number in 0..1 that any two texts have independently (a checksum's would not be: it is linear)."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) / 2**64
+
+
 def train_proxy(
     labels: Labels,
     training: Sequence[int],
     validation: Sequence[int],
     recipe: Recipe,
+    layout: PatchLayout,
     told: Callable[[int, float], None] = lambda epoch, auprc: None,
 ) -> Proxy:
     """Train a proxy; the weights of the best validation AUPRC are kept.
+
+    Of several processes (see `sharing`) each learns from its share of every batch; all return the same proxy.
 
     Args:
         labels: of the LVLM's questions.
         training: rows to learn from.
         validation: rows of other pictures.
         recipe: see `Recipe`.
+        layout: of the model's patches.
         told: called after each epoch with its number and validation AUPRC.
     """
     torch.manual_seed(recipe.seed)
     width = labels.batch(training[:1]).states.shape[-1]
-    proxy = build_proxy(ProxyConfig(width, recipe.form, recipe.key_size, recipe.projection_size))
+    proxy = build_proxy(_config(width, labels, training, recipe))
+    boxes = _Boxes(labels, layout)
     steps = -(-len(training) // recipe.batch)
     optimizer = torch.optim.AdamW(proxy.parameters(), lr=recipe.rate, weight_decay=0.01)
     total = recipe.epochs * steps + 1
@@ -109,14 +129,19 @@ def train_proxy(
     best, kept, worse = -1.0, copy.deepcopy(proxy.state_dict()), 0
     for epoch in range(1, recipe.epochs + 1):
         proxy.train()
-        for _, batch in labels.batches([training[n] for n in rng.permutation(len(training))], recipe.batch):
-            loss = _loss(proxy, batch, recipe)
+        order = [training[n] for n in rng.permutation(len(training))]
+        for start in range(0, len(order), recipe.batch):
+            rows = list(sharing.mine(order[start : start + recipe.batch]))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if rows:  # the last batch may be too short for a share to everyone
+                _loss(proxy, labels.batch(rows), recipe, boxes, rows).backward()
+            sharing.average_gradients(proxy, len(rows))
             nn.utils.clip_grad_norm_(proxy.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-        reached = auprc(predict(proxy, labels, validation), truth, recipe.label_threshold) or 0.0
+        reached = sharing.from_main(
+            lambda: auprc(predict(proxy, labels, validation), truth, recipe.label_threshold) or 0.0
+        )
         told(epoch, reached)
         if reached > best:
             best, kept, worse = reached, copy.deepcopy(proxy.state_dict()), 0
@@ -128,12 +153,60 @@ def train_proxy(
     return proxy.eval().requires_grad_(False)
 
 
-def _loss(proxy: Proxy, batch: LabelBatch, recipe: Recipe) -> Tensor:
-    logits = proxy(batch.states, batch.image, batch.valid)[batch.image]
-    targets = batch.targets[batch.image]
+def _config(width: int, labels: Labels, training: Sequence[int], recipe: Recipe) -> ProxyConfig:
+    """The network's sizes, with the heads that can be taught."""
+    config = ProxyConfig(width, recipe.form, recipe.key_size, recipe.projection_size, recipe.match_size)
+    if recipe.form != "query-row" or not recipe.heads:
+        return config
+    facts = [labels.facts[row] for row in training]
+    right = sum(one.right for one in facts)
+    return replace(
+        config,
+        grounding=sum(bool(one.boxes) for one in facts) >= _LEAST_FOR_HEAD,
+        evidence=min(right, len(facts) - right) >= _LEAST_FOR_HEAD,
+    )
+
+
+class _Boxes:
+    """Which image tokens show what a question asks about; looked up once a question."""
+
+    def __init__(self, labels: Labels, layout: PatchLayout) -> None:
+        self._labels, self._layout, self._known = labels, layout, dict[int, Tensor]()
+
+    def facts(self, row: int) -> LabelFacts:
+        """What is known of a question."""
+        return self._labels.facts[row]
+
+    def __call__(self, row: int, tokens: int) -> Tensor:
+        """Bool (N,) of one question."""
+        if row not in self._known:
+            self._known[row] = torch.from_numpy(asked_patches(self._labels, row, tokens, self._layout))
+        return self._known[row]
+
+
+def _loss(proxy: Proxy, batch: LabelBatch, recipe: Recipe, boxes: _Boxes, rows: Sequence[int]) -> Tensor:
+    entropy = nn.functional.binary_cross_entropy_with_logits
+    reading = proxy.read(batch.states, batch.image, batch.valid)
+    loss = entropy(reading.relevance[batch.image], _targets(batch.targets[batch.image], recipe))
+    facts = [boxes.facts(row) for row in rows]
+    if reading.grounding is not None:
+        # Nothing to point at says nothing about where to look: questions without boxes do not teach this head.
+        located = [number for number, one in enumerate(facts) if one.boxes]
+        if located:
+            shown = torch.cat([boxes(rows[number], int(batch.image[number].sum())) for number in located])
+            loss = loss + _HEAD_WEIGHT * entropy(reading.grounding[located][batch.image[located]], shown.float())
+    if reading.evidence is not None:
+        right = torch.tensor([float(one.right) for one in facts])
+        loss = loss + _HEAD_WEIGHT * entropy(reading.evidence, right)
+    return loss
+
+
+def _targets(relevance: Tensor, recipe: Recipe) -> Tensor:
+    if recipe.targets == "soft":
+        return relevance
     if recipe.targets == "hard":
-        targets = (targets >= recipe.label_threshold).float()
-    return nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        return (relevance >= recipe.label_threshold).float()
+    return torch.sigmoid((relevance - recipe.label_threshold) / recipe.softness)
 
 
 @torch.inference_mode()
@@ -161,76 +234,19 @@ def last_states(labels: Labels, rows: Sequence[int]) -> np.ndarray:
 
 def arrange(maps: Sequence[np.ndarray], labels: Labels, rows: Sequence[int], layout: PatchLayout) -> list[RelevanceMap]:
     """Token relevances laid on the pictures: one map a question (each has one picture)."""
-    return [
-        layout.grids(len(one), [PictureInput(labels.facts[row].size)])[0].arrange(one)
-        for one, row in zip(maps, rows, strict=True)
-    ]
+    return [_grid(labels, row, len(one), layout).arrange(one) for one, row in zip(maps, rows, strict=True)]
 
 
-def fit_confidence(
-    proxy: Proxy, labels: Labels, rows: Sequence[int], layout: PatchLayout, *, flag_rate: float, data: str
-) -> LogisticConfidence | None:
-    """Calibrate P(right) on questions whose right answers are known.
-
-    The probe's outputs enter the logistic model out of fold (folds by picture), else it would trust a probe that has
-    seen its own answers. Calibration error and AUROC are out of fold likewise.
-
-    Returns:
-        The confidence; None when fewer than 20 answers are right or fewer than 20 wrong, or when they lie on too few
-        pictures to hold any out.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-    from sklearn.preprocessing import StandardScaler
-
-    facts = [labels.facts[row] for row in rows]
-    right = np.array([one.right for one in facts])
-    pictures = [one.picture_id for one in facts]
-    if min(right.sum(), (~right).sum()) < 20 or len(set(pictures)) < 5:
-        return None
-    folds = list(GroupKFold(5).split(right, groups=pictures))
-    if any(len(set(right[learnt])) < 2 for learnt, _ in folds):
-        return None
-    states = last_states(labels, rows)
-    scaler = StandardScaler().fit(states)
-    probe = LogisticRegression(C=0.01, max_iter=2000)
-    known = cross_val_predict(probe, scaler.transform(states), right, cv=folds, method="predict_proba")[:, 1]
-    probe.fit(scaler.transform(states), right)
-    weights = probe.coef_[0] / scaler.scale_
-    maps = arrange(predict(proxy, labels, rows), labels, rows, layout)
-    features = [
-        {**map_features([one]), **fact.numbers, "p_ik": float(p)}
-        for one, fact, p in zip(maps, facts, known, strict=True)
-    ]
-    table = np.array([[transform(name, one[name]) for name in CONFIDENCE_FEATURES] for one in features])
-    scale = StandardScaler().fit(table)
-    model = LogisticRegression(C=1.0, max_iter=2000)
-    held = cross_val_predict(model, scale.transform(table), right, cv=folds, method="predict_proba")[:, 1]
-    model.fit(scale.transform(table), right)
-    return LogisticConfidence(
-        features=CONFIDENCE_FEATURES,
-        mean=_floats(scale.mean_),
-        scale=_floats(scale.scale_),
-        weights=_floats(model.coef_[0]),
-        intercept=float(model.intercept_[0]),
-        threshold=float(np.quantile(held, flag_rate)),
-        probe=_floats(weights),
-        probe_bias=float(probe.intercept_[0] - scaler.mean_ @ weights),
-        fitted_on={
-            "data": data,
-            "answers": len(right),
-            "pictures": len(set(pictures)),
-            "accuracy": float(right.mean()),
-            "held_out_auroc": auroc(held, right),
-            "held_out_auroc_ci95": over_pictures(lambda drawn: auroc(held[drawn], right[drawn]), pictures),
-            "held_out_ece": calibration_error(held, right),
-            "flag_rate": flag_rate,
-        },
-    )
+def _grid(labels: Labels, row: int, tokens: int, layout: PatchLayout) -> PatchGrid:
+    return layout.grids(tokens, [PictureInput(labels.facts[row].size)])[0]
 
 
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def asked_patches(labels: Labels, row: int, tokens: int, layout: PatchLayout) -> np.ndarray:
+    """Which of a question's image tokens show an object that it asks about (centre in its box), bool (N,)."""
+    grid = _grid(labels, row, tokens, layout)
+    shown = np.zeros(tokens, bool)
+    shown[grid.tokens] = inside(grid.arrange(np.zeros(tokens, np.float32)), labels.facts[row].boxes)
+    return shown
 
 
 def summary(recipe: Recipe, labels: Labels, training: Sequence[int], data: str) -> dict[str, Any]:

@@ -1,134 +1,205 @@
-"""Evaluation: what a proxy and its confidence are worth on a data set, as one dictionary (`report.json`).
+"""Evaluation: what a proxy and its confidence are worth on some data sets, section by section.
 
-Schema 1, documented in docs/evaluate.md. Every rate stands beside its n and an interval drawn over pictures.
+Each finished section of a data set is kept in OUTPUT/parts, so that a run that was broken off goes on where it stopped.
+The numbers are made elsewhere: `judgement`, `perturb`, `sampling`, `layers`, `cost`; this is the order of the work.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from rich.progress import Progress
 
 import fastrm_monitor
-from fastrm_monitor.lab.distill import arrange, last_states, predict, teacher_maps
-from fastrm_monitor.lab.fidelity import fidelity, pointing
-from fastrm_monitor.lab.intervals import over_pictures
-from fastrm_monitor.lab.labels import Labels
-from fastrm_monitor.lab.reliability import accuracy, auroc_difference, judge
+from fastrm_monitor.errors import DataError
+from fastrm_monitor.lab.ask import Asker
+from fastrm_monitor.lab.datasets.base import Dataset
+from fastrm_monitor.lab.distill import arrange, predict, teacher_maps
+from fastrm_monitor.lab.judgement import judge_set
+from fastrm_monitor.lab.labels import Labels, make_labels
+from fastrm_monitor.lab.report.contents import SCHEMA_VERSION, assemble
+from fastrm_monitor.lab.report.examples import gather
+from fastrm_monitor.lab.report.parts import Parts
 from fastrm_monitor.scoring.checkpoint import ProxyFolder
-from fastrm_monitor.scoring.entropy import map_features, spatial_entropy
 from fastrm_monitor.scoring.patches import PatchLayout
-from fastrm_monitor.scoring.scorer import Scorer
-from fastrm_monitor.types import RelevanceMap
 
-SCHEMA_VERSION = 1
-_PAIRS = 100
+SECTIONS = ("perturbation", "sampling", "layers", "cost")
+"""What may be left out: each asks the model again."""
 
 
-def evaluate(labels: Labels, folder: ProxyFolder, layout: PatchLayout, data: str) -> dict[str, Any]:
-    """Judge one proxy folder on one labelled data set."""
-    rows = list(range(len(labels)))
-    facts = labels.facts
-    names, groups = [one.picture_id for one in facts], [one.group for one in facts]
-    right = [one.right for one in facts]
-    proxy_raw, teacher_raw = predict(folder.proxy, labels, rows), teacher_maps(labels, rows)
-    proxy_maps = arrange(proxy_raw, labels, rows, layout)
-    teacher_arranged = arrange(teacher_raw, labels, rows, layout)
-    boxes = [one.boxes for one in facts]
-    scores = _scores(labels, folder, proxy_maps, teacher_raw)
-    return {
-        "data": data,
-        "questions": len(rows),
-        "pictures": len(set(names)),
-        "accuracy": accuracy(right, groups, names),
-        "fidelity": fidelity(proxy_raw, teacher_raw, folder.config.label_threshold),
-        "pointing": {
-            "proxy": pointing(proxy_maps, boxes, names),
-            "teacher": pointing(teacher_arranged, boxes, names),
-        },
-        "question_sensitivity": {
-            "proxy": _sensitivity(proxy_maps, names),
-            "teacher": _sensitivity(teacher_arranged, names),
-        },
-        "confidence": judge(scores, right, groups, names),
-        "auroc_difference": auroc_difference(scores["fastrm"], scores["token_probability"], right, names),
-        "flags": _flags(labels, folder, proxy_maps),
-    }
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One evaluation.
+
+    Attributes:
+        asker: of the model.
+        model: its name.
+        folders: the product's proxy, then those whose fidelity stands beside it, by name.
+        layout: of the model's patches.
+        output: folder of the report; its parts go into `parts` there.
+        cache: folder of the labels.
+        progress: shows what is done.
+        sections: which of `SECTIONS` are measured.
+        batch: questions that the teacher explains at once.
+        again: questions of a data set that perturbation and sampling ask again.
+    """
+
+    asker: Asker
+    model: str
+    folders: Mapping[str, ProxyFolder]
+    layout: PatchLayout
+    output: Path
+    cache: Path
+    progress: Progress
+    sections: Sequence[str] = SECTIONS
+    batch: int = 16
+    again: int = 300
+
+    def run(self, datasets: Sequence[tuple[str, Dataset]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The report, and the examples for its page.
+
+        Args:
+            datasets: name in the report and data; the first is the one that the others are held against.
+
+        Raises:
+            DataError: a data set cannot be read, or labels cannot be written.
+            FastRMError: a part cannot be written.
+        """
+        parts = Parts(self.output / "parts", self._facts())
+        judged: list[dict[str, Any]] = []
+        asked: dict[str, Any] = {}
+        for name, dataset in _distinct(datasets):
+            labels = make_labels(self.asker, dataset, self.cache, batch=self.batch, progress=self.progress)
+            own = _Set(parts, name, dataset, labels)
+            judged.append(self._judge(own, judged[0]["thresholds"] if judged else None))
+            if len(judged) == 1:
+                asked = self._ask_again(own, judged[0])
+        examples = asked.pop("examples")
+        return assemble(self.model, self.folders, judged, **asked), examples
+
+    @property
+    def _product(self) -> ProxyFolder:
+        return next(iter(self.folders.values()))
+
+    def _facts(self) -> dict[str, Any]:
+        """What every part depends on."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "library_version": fastrm_monitor.__version__,
+            "model": self.model,
+            "proxies": {name: folder.version for name, folder in self.folders.items()},
+            "confidence": _digest(asdict(self._product.confidence) if self._product.confidence else None),
+        }
+
+    def _judge(self, own: _Set, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+        sampled = self._sampled(own) if "sampling" in self.sections else None
+        others = dict(list(self.folders.items())[1:])
+        task = self.progress.add_task(f"judging {own.name}", total=1)
+        judged: dict[str, Any] = own.part(
+            "judgement",
+            lambda: judge_set(
+                own.labels,
+                self._product,
+                self.layout,
+                own.name,
+                others=others,
+                sampled=sampled,
+                thresholds=thresholds,
+            ),
+            sampled=_digest(sampled),
+            thresholds=thresholds,
+        )
+        self.progress.update(task, completed=1)
+        return judged
+
+    def _sampled(self, own: _Set) -> Any:
+        from fastrm_monitor.lab.sampling import sampling_consistency
+
+        return own.part(
+            "sampling",
+            lambda: sampling_consistency(self.asker, own.dataset, limit=self.again, progress=self.progress),
+            again=self.again,
+        )
+
+    def _ask_again(self, own: _Set, judged: Mapping[str, Any]) -> dict[str, Any]:
+        """The sections of the first data set alone, and its examples."""
+        found: dict[str, Any] = {
+            "examples": own.part(
+                "examples",
+                lambda: gather(own.dataset, own.labels, judged["examples"], self._product, self.layout),
+                chosen=judged["examples"],
+            )
+        }
+        if "perturbation" in self.sections:
+            found["perturbation"] = own.part("perturbation", lambda: _or_reason(self._masked, own), again=self.again)
+        if "layers" in self.sections:
+            found["layers"] = own.part("layers", lambda: _or_reason(self._layers, own))
+        if "cost" in self.sections:
+            found["cost"] = own.part("cost", lambda: self._cost(own))
+        return found
+
+    def _masked(self, own: _Set) -> dict[str, Any]:
+        from fastrm_monitor.lab.perturb import perturbation
+
+        rows = range(len(own.labels))
+        raw = {"proxy": predict(self._product.proxy, own.labels, rows), "teacher": teacher_maps(own.labels, rows)}
+        maps = {name: arrange(one, own.labels, rows, self.layout) for name, one in raw.items()}
+        return perturbation(self.asker, own.dataset, own.labels, maps, limit=self.again, progress=self.progress)
+
+    def _layers(self, own: _Set) -> dict[str, Any]:
+        from fastrm_monitor.lab.layers import layers
+
+        return layers(self.asker, own.dataset, progress=self.progress)
+
+    def _cost(self, own: _Set) -> dict[str, Any]:
+        from fastrm_monitor.lab.cost import cost
+
+        known = own.labels.facts[0].id
+        sample = next(sample for sample in own.dataset if sample.id == known)  # its picture can be read
+        inputs = self.asker.inputs([sample.picture()], [sample.question])
+        # Copies, since they are moved to the model's device and the labels are not there.
+        proxies = {name: copy.deepcopy(folder.proxy) for name, folder in self.folders.items()}
+        return cost(self.asker.model, inputs, proxies, progress=self.progress)
 
 
-def report(model: str, folder: ProxyFolder, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The whole report: the first part is the main data set, the others are its shifts."""
-    first, *others = parts
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "library_version": fastrm_monitor.__version__,
-        "model": model,
-        "proxy": {"path": str(folder.path), "version": folder.version, "form": folder.config.form},
-        **first,
-        "shifts": {part["data"]: part for part in others},
-    }
+@dataclass(frozen=True, eq=False)
+class _Set:
+    """A data set under way."""
+
+    parts: Parts
+    name: str
+    dataset: Dataset
+    labels: Labels
+
+    def part(self, section: str, make: Callable[[], Any], **options: Any) -> Any:
+        """A section of this data set; made anew when the answers are not those that it was made of."""
+        known = [(one.id, one.picture_id, one.right, one.numbers) for one in self.labels.facts]
+        return self.parts.get(self.name, section, make, dataset=self.dataset.name, answers=_digest(known), **options)
 
 
-def _all_features(labels: Labels, folder: ProxyFolder, maps: list[RelevanceMap]) -> list[dict[str, float]]:
-    rows = range(len(labels))
-    features = [{**map_features([one]), **labels.facts[row].numbers} for one, row in zip(maps, rows, strict=True)]
-    fitted = folder.confidence
-    if fitted is not None and fitted.probe:
-        logits = last_states(labels, rows) @ np.array(fitted.probe, np.float32) + fitted.probe_bias
-        for one, value in zip(features, torch.sigmoid(torch.from_numpy(logits)).tolist(), strict=True):
-            one["p_ik"] = value
-    return features
+def _distinct(datasets: Sequence[tuple[str, Dataset]]) -> list[tuple[str, Dataset]]:
+    """The data sets, those of one name numbered: files of two folders may be called the same."""
+    count: dict[str, int] = {}
+    found = []
+    for name, dataset in datasets:
+        count[name] = count.get(name, 0) + 1
+        found.append((name if count[name] == 1 else f"{name} ({count[name]})", dataset))
+    return found
 
 
-def _scores(
-    labels: Labels, folder: ProxyFolder, maps: list[RelevanceMap], teacher: list[np.ndarray]
-) -> dict[str, list[float]]:
-    features = _all_features(labels, folder, maps)
-    confidence = Scorer(folder).confidence
-    names = ["token_probability", "token_entropy", "map_entropy", "map_mass", "map_max"]
-    if "p_ik" in features[0]:
-        names.insert(2, "p_ik")
-    return {
-        "fastrm": [confidence(one)[0] for one in features],
-        **{name: [one[name] for one in features] for name in names},
-        "teacher_map_entropy": [spatial_entropy(one) for one in teacher],
-    }
+def _or_reason(measure: Callable[[_Set], dict[str, Any]], own: _Set) -> dict[str, Any]:
+    """The section, or `too_few` with the reason: what can be said of small data is not lost with what cannot."""
+    try:
+        return measure(own)
+    except DataError as error:
+        return {"too_few": str(error)}
 
 
-def _flags(labels: Labels, folder: ProxyFolder, maps: list[RelevanceMap]) -> dict[str, Any] | None:
-    """How often right and wrong answers fall below the folder's threshold; None when it is not calibrated."""
-    if folder.confidence is None:
-        return None
-    confidence, bound = Scorer(folder).confidence, folder.confidence.threshold
-    low = np.array([confidence(one)[0] < bound for one in _all_features(labels, folder, maps)])
-    right = np.array([one.right for one in labels.facts])
-    names = np.array([one.picture_id for one in labels.facts])
-
-    def rate(where: np.ndarray) -> dict[str, Any]:
-        own = low[where].astype(float)
-        if not len(own):
-            return {"n": 0, "rate": None, "ci95": None}
-        interval = over_pictures(lambda rows: float(own[rows].mean()), names[where].tolist())
-        return {"n": len(own), "rate": float(own.mean()), "ci95": interval}
-
-    return {"threshold": bound, "of_right": rate(right), "of_wrong": rate(~right)}
-
-
-def _sensitivity(maps: list[RelevanceMap], pictures: list[str]) -> dict[str, Any]:
-    """Mean absolute difference of the maps of two questions on one picture, over up to 100 pictures."""
-    by_picture: dict[str, list[int]] = defaultdict(list)
-    for row, name in enumerate(pictures):
-        by_picture[name].append(row)
-    pairs = [(rows[0], rows[1]) for rows in by_picture.values() if len(rows) > 1][:_PAIRS]
-    if not pairs:
-        return {"pairs": 0, "mean_absolute_difference": None, "ci95": None, "identical": None}
-    gaps = np.array([np.abs(maps[one].values - maps[other].values).mean() for one, other in pairs], float)
-    names = [pictures[one] for one, _ in pairs]
-    return {
-        "pairs": len(pairs),
-        "mean_absolute_difference": float(gaps.mean()),
-        "ci95": over_pictures(lambda rows: float(gaps[rows].mean()), names),
-        "identical": int((gaps == 0).sum()),
-    }
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,14 +7,20 @@ the accuracy of calling every patch irrelevant.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fastrm_monitor.lab.intervals import over_pictures
+from fastrm_monitor.lab.intervals import Draws, interval, rate
 from fastrm_monitor.types import Region, RelevanceMap
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Decision thresholds that are swept."""
+LABEL_THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+"""Teacher relevances from which a patch counts as relevant that are swept."""
+_BINS = 500
+"""Bins of the scores, by their quantiles, in which the draws of an AUPRC are counted."""
 
 
 def fidelity(
@@ -32,27 +38,124 @@ def fidelity(
         (mean Spearman correlation with the teacher over questions) and `thresholds` with accuracy, precision, recall
         and F1 at each decision threshold.
     """
-    from scipy.stats import spearmanr
-
-    scores, labels = np.concatenate(proxy), np.concatenate(teacher) >= label_threshold
-    base = float(labels.mean())
-    correlations = [
-        float(spearmanr(one, other).statistic)
-        for one, other in zip(proxy, teacher, strict=True)
-        if np.ptp(one) > 0 and np.ptp(other) > 0
-    ]
-    overlaps = [_iou(one >= 0.5, other >= label_threshold) for one, other in zip(proxy, teacher, strict=True)]
+    correlations = rank_correlations(proxy, teacher)
+    known = correlations[np.isfinite(correlations)]
     return {
         "questions": len(proxy),
-        "patches": len(labels),
+        "patches": sum(len(one) for one in proxy),
         "label_threshold": label_threshold,
+        **_at_label(proxy, teacher, label_threshold),
+        "iou": float(overlaps(proxy, teacher, label_threshold).mean()),
+        "rank_correlation": float(known.mean()) if len(known) else None,
+    }
+
+
+def swept(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray]) -> dict[str, Any]:
+    """For each label threshold the base rate, all-negative accuracy, AUPRC and all decision thresholds."""
+    return {f"{label:.1f}": _at_label(proxy, teacher, label) for label in LABEL_THRESHOLDS}
+
+
+def _at_label(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float) -> dict[str, Any]:
+    scores, labels = np.concatenate(proxy), np.concatenate(teacher) >= label_threshold
+    base = float(labels.mean())
+    return {
         "base_rate": base,
         "all_negative_accuracy": 1 - base,
         "auprc": auprc(proxy, teacher, label_threshold),
-        "iou": float(np.mean(overlaps)),
-        "rank_correlation": float(np.mean(correlations)) if correlations else None,
         "thresholds": {f"{bound:.1f}": _confusion(scores >= bound, labels) for bound in THRESHOLDS},
     }
+
+
+class FidelityDraws:
+    """The fidelity of one proxy in each draw of a bootstrap over pictures, at decision 0.5.
+
+    Args:
+        proxy: for each of S questions float (N,), the proxy's probabilities.
+        teacher: likewise, the teacher's relevance.
+        label_threshold: teacher relevance from which a patch is relevant.
+        draws: of the S questions.
+    """
+
+    def __init__(
+        self, proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float, draws: Draws
+    ) -> None:
+        self._proxy, self._teacher, self._label, self._draws = proxy, teacher, label_threshold, draws
+
+    @cached_property
+    def by_name(self) -> dict[str, np.ndarray]:
+        """`accuracy`, `all_negative_accuracy`, `base_rate`, `f1`, `auprc`, `iou`, `rank_correlation`, (B,) each."""
+        counts = self._draws.sums(
+            np.array([_counts(one >= 0.5, other >= self._label) for one, other in self._pairs()], float)
+        )
+        hits, called, relevant, agreed, patches = counts.T
+        correlations = rank_correlations(self._proxy, self._teacher)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "accuracy": agreed / patches,
+                "all_negative_accuracy": 1 - relevant / patches,
+                "base_rate": relevant / patches,
+                "f1": np.where(called + relevant > 0, 2 * hits / (called + relevant), 0.0),
+                "auprc": self._auprc(),
+                "iou": self._draws.means(overlaps(self._proxy, self._teacher, self._label)),
+                "rank_correlation": self._draws.means(correlations, np.isfinite(correlations)),
+            }
+
+    def intervals(self) -> dict[str, Any]:
+        """95 % interval of each by name, and of what accuracy and AUPRC gain over knowing only the base rate.
+
+        All None where there are too few pictures.
+        """
+        own = {
+            **self.by_name,
+            "accuracy_gain": self.by_name["accuracy"] - self.by_name["all_negative_accuracy"],
+            "auprc_gain": self.by_name["auprc"] - self.by_name["base_rate"],
+        }
+        return {name: interval(drawn) if self._draws.enough else None for name, drawn in own.items()}
+
+    def _pairs(self) -> zip[tuple[np.ndarray, np.ndarray]]:
+        return zip(self._proxy, self._teacher, strict=True)
+
+    def _auprc(self) -> np.ndarray:
+        """Average precision in each draw, from counts in bins: 3 million patches are not sorted a thousand times."""
+        scores, labels = np.concatenate(self._proxy), np.concatenate(self._teacher) >= self._label
+        if not labels.any():
+            return np.full(len(self._draws.counts), np.nan)
+        shares = np.linspace(0, 1, _BINS)[1:]
+        edges = np.unique(np.concatenate([np.quantile(scores, shares), np.quantile(scores[labels], shares)]))
+        bins = len(edges) + 1
+        place = np.searchsorted(edges, scores, side="right")
+        question = np.repeat(np.arange(len(self._proxy)), [len(one) for one in self._proxy])
+        flat = (question * bins + place) * 2 + labels
+        counts = np.bincount(flat, minlength=len(self._proxy) * bins * 2).reshape(-1, bins, 2)[:, ::-1]
+        by_picture = self._draws.by_picture(counts)  # (pictures, bins, 2), the highest scores first
+        negatives, hits = (np.cumsum(self._draws.counts @ by_picture[..., kind], axis=1) for kind in (0, 1))
+        with np.errstate(invalid="ignore"):
+            precision = np.nan_to_num(hits / (hits + negatives))
+            gained = np.diff(hits, axis=1, prepend=0) / hits[:, -1:]
+            found: np.ndarray = (precision * gained).sum(1)
+        return found
+
+
+def _counts(called: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+    """Hits, patches called, patches relevant, patches on which both agree, patches."""
+    return (called & labels).sum(), called.sum(), labels.sum(), (called == labels).sum(), len(labels)
+
+
+def rank_correlations(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray]) -> np.ndarray:
+    """Spearman correlation of both maps of each question, (S,); NaN where a map is even."""
+    from scipy.stats import spearmanr
+
+    return np.array(
+        [
+            float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else np.nan
+            for one, other in zip(proxy, teacher, strict=True)
+        ]
+    )
+
+
+def overlaps(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float) -> np.ndarray:
+    """Intersection over union of both relevant sets of each question at decision 0.5, (S,)."""
+    return np.array([_iou(one >= 0.5, other >= label_threshold) for one, other in zip(proxy, teacher, strict=True)])
 
 
 def auprc(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float) -> float | None:
@@ -69,14 +172,12 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _confusion(called: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    hits = float((called & labels).sum())
-    precision = hits / called.sum() if called.any() else 0.0
-    recall = hits / labels.sum() if labels.any() else 0.0
+    hits, all_called, relevant, agreed, patches = (float(count) for count in _counts(called, labels))
     return {
-        "accuracy": float((called == labels).mean()),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(2 * precision * recall / (precision + recall)) if hits else 0.0,
+        "accuracy": agreed / patches,
+        "precision": hits / all_called if all_called else 0.0,
+        "recall": hits / relevant if relevant else 0.0,
+        "f1": 2 * hits / (all_called + relevant) if hits else 0.0,
     }
 
 
@@ -92,31 +193,38 @@ def inside(grid: RelevanceMap, boxes: Sequence[Region]) -> np.ndarray:
     return found
 
 
-def pointing(
-    maps: Sequence[RelevanceMap], boxes: Sequence[Sequence[Region]], pictures: Sequence[str]
-) -> dict[str, Any]:
+def hits(maps: Sequence[RelevanceMap], boxes: Sequence[Sequence[Region]]) -> tuple[np.ndarray, np.ndarray]:
     """The pointing game: does the most relevant patch lie in a box of an object asked about (centre in the box)?
 
     Args:
         maps: one map a question.
         boxes: of each question; questions without boxes do not play.
-        pictures: picture id of each question, for the interval.
 
     Returns:
-        `n`, `hit_rate` with `ci95` (bootstrap over pictures), and `chance`, what a random patch would hit.
+        (S,) 1 for a hit, 0 for a miss; and (S,) the chance that a random patch hits. Both NaN without boxes.
     """
-    hits, chances, names = [], [], []
-    for one, own, name in zip(maps, boxes, pictures, strict=True):
+    found = np.full((2, len(maps)), np.nan)
+    for row, (one, own) in enumerate(zip(maps, boxes, strict=True)):
         if own:
             target = inside(one, own)
-            hits.append(bool(target.flat[int(one.values.argmax())]))
-            chances.append(float(target.mean()))
-            names.append(name)
-    if not hits:
-        return {"n": 0, "hit_rate": None, "ci95": None, "chance": None}
+            found[:, row] = target.flat[int(one.values.argmax())], target.mean()
+    return found[0], found[1]
+
+
+def pointing(maps: Sequence[RelevanceMap], boxes: Sequence[Sequence[Region]], draws: Draws) -> dict[str, Any]:
+    """The pointing game over all questions: `n`, `hit_rate` with `ci95`, and `chance`, what a random patch hits.
+
+    Args:
+        maps: one map a question.
+        boxes: of each question; questions without boxes do not play.
+        draws: of the questions.
+    """
+    hit, chance = hits(maps, boxes)
+    plays = np.isfinite(hit)
+    found = rate(np.nan_to_num(hit), draws, plays)
     return {
-        "n": len(hits),
-        "hit_rate": float(np.mean(hits)),
-        "ci95": over_pictures(lambda rows: float(np.mean(np.array(hits)[rows])), names),
-        "chance": float(np.mean(chances)),
+        "n": found["n"],
+        "hit_rate": found["rate"],
+        "ci95": found["ci95"],
+        "chance": float(chance[plays].mean()) if plays.any() else None,
     }

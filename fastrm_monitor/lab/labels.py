@@ -22,13 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastrm_monitor.errors import DataError
+from fastrm_monitor.lab import sharing
 from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.datasets.base import Dataset, Sample
 from fastrm_monitor.lab.teacher import Teacher
 from fastrm_monitor.types import Region
 
 _SHARD = 256
-_FORM = 1  # raise it when the contents of a shard change
+_FORM = 2  # raise it when the contents of a shard change
 
 
 def default_cache() -> Path:
@@ -46,7 +47,7 @@ class LabelFacts:
         group: kind of question.
         answer: what the model said.
         right: whether that is right.
-        numbers: `token_probability` and `token_entropy`.
+        numbers: `token_probability`, `token_entropy` and `image_attention`, the attention that t pays to the image.
         boxes: of the objects that the right answer rests on, as fractions of the picture.
         size: (width, height) of the picture in pixels.
     """
@@ -117,10 +118,11 @@ def make_labels(
 ) -> Labels:
     """Label a data set, or what of it is not yet in the cache.
 
-    Questions whose picture cannot be read are left out and named in one line at the end.
+    Questions whose picture cannot be read are left out and named in one line at the end. Of several processes (see
+    `sharing`) each makes every W-th shard, and all return all labels.
 
     Raises:
-        DataError: the set is empty, no picture could be read, or the cache cannot be written.
+        DataError: the set is empty, no picture could be read, or the cache cannot be written or is not shared by all.
     """
     if not len(dataset):
         raise DataError(f"{dataset.name} holds no questions: use more pictures.")
@@ -132,25 +134,29 @@ def make_labels(
     bar = progress or Progress(disable=True)
     task = bar.add_task(f"labelling {dataset.name}", total=len(dataset))
     samples = iter(dataset)
-    shards: list[Path] = []
+    count = (len(dataset) + _SHARD - 1) // _SHARD
+    paths = [folder / f"shard-{number:05d}.safetensors" for number in range(count)]
+    own = list(sharing.mine(paths))
     unreadable: list[str] = []
     labeller: _Labeller | None = None
-    for number in range((len(dataset) + _SHARD - 1) // _SHARD):
-        path = folder / f"shard-{number:05d}.safetensors"
+    for number, path in enumerate(paths):
         chunk = list(islice(samples, _SHARD))
-        if not _whole(path):
+        if path in own and not _whole(path):
             labeller = labeller or _Labeller(asker, dataset)
             for start in range(0, len(chunk), batch):
                 unreadable += labeller.add(chunk[start : start + batch])
                 bar.advance(task, min(batch, len(chunk) - start))
             labeller.write(path)
-        if path.exists():
-            shards.append(path)
         bar.update(task, completed=min((number + 1) * _SHARD, len(dataset)))
+    made = sharing.total(sum(path.exists() for path in own))  # waits for all
+    shards = [path for path in paths if path.exists()]
     if unreadable:
         bar.console.print(f"{len(unreadable)} of {len(dataset)} questions left out; first: {unreadable[0]}")
-    if not shards:
-        raise DataError(f"Not one picture of {dataset.name} could be read; first: {unreadable[0]}")
+    if not made:
+        first = unreadable[0] if unreadable else "see what the other processes say"
+        raise DataError(f"Not one picture of {dataset.name} could be read; first: {first}")
+    if made != len(shards):
+        raise DataError(f"{cache} is not one folder for all processes: choose a --cache on a disk that they share.")
     return Labels(shards)
 
 
@@ -205,6 +211,7 @@ class _Labeller:
         inputs = self._asker.inputs(pictures, [sample.question for sample in readable])
         said = self._asker.answer(inputs)
         explained = self._teacher.explain(inputs)
+        looked = explained.image_attention.tolist()
         for row, sample in enumerate(readable):
             own = explained.valid[row]
             self._parts["states"].append(explained.states[row][own].half().cpu())
@@ -217,7 +224,7 @@ class _Labeller:
                     "group": sample.group,
                     "answer": said[row].text,
                     "right": self._dataset.right(sample, said[row].text),
-                    "numbers": said[row].numbers,
+                    "numbers": {**said[row].numbers, "image_attention": looked[row]},
                     "boxes": sample.boxes,
                     "size": pictures[row].size,
                 }

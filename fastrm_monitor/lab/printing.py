@@ -1,114 +1,158 @@
-"""The report as tables, for people; every number in them stands in `report.json` too."""
+"""The report as tables of at most 100 columns, for people; every number in them stands in `report.json` too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+_STYLES = {"holds": "green", "does not hold": "red", "cannot conclude": "yellow", "not measured": "dim"}
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print accuracy, fidelity, pointing game and confidence, a row for each data set."""
+    """Print accuracy, fidelity, confidence and the verdicts, a row for each data set."""
     parts = [report, *report["shifts"].values()]
-    table = Table(title="Accuracy of the model, with 95 % interval over pictures")
-    for name in ("data", "kind of question", "n", "accuracy"):
-        table.add_column(name, no_wrap=True)
+    tables = [_accuracy(parts), _fidelity(report, parts), _pointing(parts), _sensitivity(parts)]
+    tables += [_confidence(part) for part in parts]
+    tables += [_thresholds(parts), _flags(parts), _verdicts(report)]
+    for table in tables:
+        if table is not None and table.row_count:
+            console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Numbers are never cut; the first column gives way where the screen is narrow."""
+    table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0), show_edge=False)
+    for place, name in enumerate(columns):
+        table.add_column(name, no_wrap=place > 0, overflow="fold")
+    return table
+
+
+def _accuracy(parts: Sequence[dict[str, Any]]) -> Table:
+    table = _table("Accuracy of the model, with 95 % interval over pictures", "data", "kind of question", "n", "right")
     for part in parts:
         rates = part["accuracy"]
-        table.add_row(part["data"], "all", str(rates["all"]["n"]), _rate(rates["all"]))
+        table.add_row(escape(part["data"]), "all", str(rates["all"]["n"]), _rate(rates["all"]))
         for kind, own in rates["by_group"].items():
-            table.add_row("", kind, str(own["n"]), _rate(own))
+            table.add_row("", escape(kind), str(own["n"]), _rate(own))
         table.add_section()
-    console.print(table)
+    return table
 
-    table = Table(title="Fidelity of the proxy to its teacher (decision at 0.5)")
-    for name in ("data", "positive", "all-neg. acc.", "accuracy", "F1", "AUPRC", "IoU", "rank corr."):
-        table.add_column(name)
+
+def _fidelity(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Table:
+    names = ("data, proxy", "relevant", "all-neg.", "accuracy", "F1", "AUPRC", "IoU", "rank")
+    table = _table("Fidelity of the proxy to its teacher (decision at 0.5), beside its base rate", *names)
+    several = len(report["proxies_compared"]) > 1
+    first = next(iter(report["proxies_compared"]))
     for part in parts:
-        one, half = part["fidelity"], part["fidelity"]["thresholds"]["0.5"]
-        numbers = (
-            one["base_rate"], one["all_negative_accuracy"], half["accuracy"], half["f1"],
-            one["auprc"], one["iou"], one["rank_correlation"],
-        )  # fmt: skip
-        table.add_row(part["data"], *(_number(value) for value in numbers))
-    console.print(table)
-
-    if report["pointing"]["proxy"]["n"]:
-        table = Table(title="Pointing game: most relevant patch in a box of an object asked about")
-        for name in ("data", "n", "proxy", "teacher", "chance"):
-            table.add_column(name)
-        for part in parts:
-            proxy, teacher = part["pointing"]["proxy"], part["pointing"]["teacher"]
-            if not proxy["n"]:
-                continue
+        rows = {first: part["fidelity"], **{name: own["fidelity"] for name, own in part["proxies"].items()}}
+        for name, one in rows.items():
+            half = one["thresholds"]["0.5"]
+            numbers = (one["base_rate"], one["all_negative_accuracy"], half["accuracy"], half["f1"])
             table.add_row(
-                part["data"],
-                str(proxy["n"]),
-                _rate(proxy, "hit_rate"),
-                _rate(teacher, "hit_rate"),
-                _number(proxy["chance"]),
+                escape(f"{part['data']}, {name}" if several else part["data"]),
+                *(_number(value) for value in numbers),
+                _valued(one["auprc"], one["ci95"]["auprc"]),
+                _number(one["iou"]),
+                _number(one["rank_correlation"]),
             )
-        console.print(table)
+    return table
 
-    table = Table(title="Mean absolute difference of the maps of two questions on one picture")
-    for name in ("data", "pictures", "proxy", "teacher", "identical (proxy)"):
-        table.add_column(name)
+
+def _pointing(parts: Sequence[dict[str, Any]]) -> Table:
+    title = "Pointing game: most relevant patch in a box of an object asked about"
+    table = _table(title, "data", "n", "proxy", "teacher", "chance")
+    for part in parts:
+        proxy, teacher = part["pointing"]["proxy"], part["pointing"]["teacher"]
+        if proxy["n"]:
+            rates = (_rate(proxy, "hit_rate"), _rate(teacher, "hit_rate"), _number(proxy["chance"]))
+            table.add_row(escape(part["data"]), str(proxy["n"]), *rates)
+    return table
+
+
+def _sensitivity(parts: Sequence[dict[str, Any]]) -> Table:
+    title = "Mean absolute difference of the maps of two questions on one picture"
+    table = _table(title, "data", "pictures", "proxy", "teacher", "identical")
     for part in parts:
         apart = part["question_sensitivity"]
         cells = [_rate(apart[name], "mean_absolute_difference") for name in ("proxy", "teacher")]
         same = apart["proxy"]["identical"]
-        table.add_row(part["data"], str(apart["proxy"]["pairs"]), *cells, "-" if same is None else str(same))
-    console.print(table)
+        table.add_row(escape(part["data"]), str(apart["proxy"]["pairs"]), *cells, "-" if same is None else str(same))
+    return table
 
-    table = Table(title="AUROC: a right answer scores above a wrong one, with 95 % interval over pictures")
-    for name in ("data", "score", "wrong/n", "AUROC", "ECE", "Brier"):
-        table.add_column(name, no_wrap=True)
-    for part in parts:
-        for number, (name, own) in enumerate(part["confidence"].items()):
-            table.add_row(
-                "" if number else part["data"],
-                name,
-                f"{own['wrong']}/{own['n']}",
-                _rate(own, "auroc", "auroc_ci95"),
-                _number(own.get("ece")),
-                _number(own.get("brier")),
-            )
-        apart = part["auroc_difference"]
-        table.add_row("", "fastrm - token_probability", "", _rate(apart, "difference"))
-        table.add_section()
-    console.print(table)
 
-    table = Table(title="AUROC within kinds of question, where pooling cannot help")
-    for name in ("data", "kind of question", "n", "fastrm", "token_probability"):
-        table.add_column(name, no_wrap=True)
-    for part in parts:
-        ours, plain = (part["confidence"][name]["by_group"] for name in ("fastrm", "token_probability"))
-        for number, (kind, own) in enumerate(ours.items()):
-            pair = (_number(own["auroc"]), _number(plain[kind]["auroc"]))
-            table.add_row("" if number else part["data"], kind, str(own["n"]), *pair)
-        table.add_section()
-    console.print(table)
+def _confidence(part: dict[str, Any]) -> Table:
+    ours = part["confidence"]["fastrm"]
+    title = f"Right above wrong on {part['data']}: {ours['wrong']} of {ours['n']} answers wrong"
+    if not ours["conclusive"]:
+        title += ", cannot conclude"
+    table = _table(escape(title), "score", "AUROC", "within kinds", "PRR", "ECE", "fastrm above it")
+    for name, own in part["confidence"].items():
+        apart = part["auroc_difference"].get(name)
+        known = "" if own["n"] == ours["n"] else f" (n {own['n']})"
+        table.add_row(
+            name + known,
+            _rate(own, "auroc", "auroc_ci95"),
+            _number(own["within"]["auroc"]),
+            _number(own["prr"]),
+            _number(own.get("ece")),
+            _rate(apart, "difference", sign="+") if apart else "",
+        )
+    return table
 
-    table = Table(title="Flagged at the proxy's threshold, with 95 % interval over pictures")
-    for name in ("data", "of wrong answers", "n", "of right answers", "n"):
-        table.add_column(name, no_wrap=True)
+
+def _thresholds(parts: Sequence[dict[str, Any]]) -> Table:
+    title = f"The threshold that flags 10 % on {parts[0]['data']}, carried to every data set"
+    table = _table(escape(title), "score, data", "flagged", "wrong among them", "wrong among all")
+    for name in parts[0]["threshold"]:
+        for part in parts:
+            if name in part["threshold"]:
+                own = part["threshold"][name]
+                rates = (_rate(own["flag_rate"]), _rate(own["precision"]), _number(1 - part["accuracy"]["all"]["rate"]))
+                table.add_row(escape(f"{name}, {part['data']}"), *rates)
+    return table
+
+
+def _flags(parts: Sequence[dict[str, Any]]) -> Table:
+    title = "Flagged at the proxy's threshold, with 95 % interval over pictures"
+    table = _table(title, "data", "of wrong answers", "n", "of right answers", "n")
     for part in parts:
         flags = part["flags"]
         if flags is None:
-            table.add_row(part["data"], "uncalibrated")
+            table.add_row(escape(part["data"]), "uncalibrated")
             continue
         wrong, right = flags["of_wrong"], flags["of_right"]
-        table.add_row(part["data"], _rate(wrong), str(wrong["n"]), _rate(right), str(right["n"]))
-    console.print(table)
+        table.add_row(escape(part["data"]), _rate(wrong), str(wrong["n"]), _rate(right), str(right["n"]))
+    return table
+
+
+def _verdicts(report: dict[str, Any]) -> Table:
+    table = _table("Verdicts; report.html has the reasons", "claim", "verdict")
+    kind = ""
+    for one in report["verdicts"]:
+        if one["kind"] != kind:
+            kind = one["kind"]
+            table.add_section()
+            table.add_row(f"[dim]{escape(kind)}[/dim]")
+        style = _STYLES[one["verdict"]]
+        table.add_row(escape(one["claim"]), f"[{style}]{one['verdict']}[/{style}]")
+    return table
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _rate(part: dict[str, Any], name: str = "rate", interval: str = "ci95") -> str:
-    if part[name] is None:
+def _rate(part: dict[str, Any], name: str = "rate", interval: str = "ci95", sign: str = "") -> str:
+    return _valued(part[name], part[interval], sign)
+
+
+def _valued(value: float | None, bounds: list[float] | None, sign: str = "") -> str:
+    if value is None:
         return "-"
-    low, high = part[interval] or (float("nan"), float("nan"))
-    return f"{part[name]:.3f} [{low:.3f}, {high:.3f}]"
+    if bounds is None:
+        return f"{value:{sign}.3f} (too few)"
+    return escape(f"{value:{sign}.3f} [{bounds[0]:{sign}.3f}, {bounds[1]:{sign}.3f}]")

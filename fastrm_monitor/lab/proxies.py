@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 
+from fastrm_monitor.lab import sharing
 from fastrm_monitor.lab.ask import Asker
+from fastrm_monitor.lab.calibration import Held, fit_confidence, fit_probe
 from fastrm_monitor.lab.distill import (
     Recipe,
-    fit_confidence,
     predict,
     split_by_picture,
     summary,
@@ -28,19 +30,20 @@ from fastrm_monitor.scoring.proxy import ProxyConfig
 def make_proxy(
     asker: Asker,
     labels: Labels,
-    calibration: Labels | None,
+    calibration: Sequence[Labels],
     recipe: Recipe,
     output: Path,
     data: str,
     model_id: str,
     progress: Progress,
 ) -> ProxyConfig:
-    """Train a proxy on labels and write its folder.
+    """Train a proxy on labels and write its folder; of several processes (see `sharing`) the main one writes.
 
     Args:
         asker: of the model that the labels came from.
         labels: split by picture into training and validation.
-        calibration: labels to calibrate the confidence on; the validation pictures when None.
+        calibration: labels to fit the confidence on, of other pictures: the traffic first, then questions that break
+            its habits; the validation pictures when there are none.
         recipe: see `Recipe`.
         output: the folder.
         data: name of the data set.
@@ -48,7 +51,8 @@ def make_proxy(
         progress: shows the epochs.
 
     Returns:
-        The config as written; `metrics` has the fidelity on the validation pictures.
+        The config as written; `metrics` has the fidelity on the validation pictures. Other processes than the main one
+        return the network's sizes alone.
     """
     anatomy, layout = anatomy_of(asker.model), layout_for(asker.model.config, asker.processor)
     training, validation = split_by_picture(labels, recipe.validation, recipe.seed)
@@ -58,15 +62,18 @@ def make_proxy(
         training,
         validation,
         recipe,
+        layout,
         lambda epoch, auprc: progress.update(
             task, completed=epoch, description=f"training {recipe.form}, validation AUPRC {auprc:.3f}"
         ),
     )
     progress.update(task, completed=recipe.epochs)
+    if not sharing.is_main():
+        return proxy.config
     found = fidelity(predict(proxy, labels, validation), teacher_maps(labels, validation), recipe.label_threshold)
-    held = calibration if calibration is not None else labels
-    rows = list(range(len(held))) if calibration is not None else validation
-    confidence = fit_confidence(proxy, held, rows, layout, flag_rate=recipe.flag_rate, data=data)
+    held = [Held(one, range(len(one))) for one in calibration] or [Held(labels, validation)]
+    probe = fit_probe(labels, training)
+    confidence = fit_confidence(proxy, probe, held, layout, flag_rate=recipe.flag_rate, data=data)
     if confidence is None:
         progress.console.print("Too few right or wrong answers to calibrate on: the proxy will serve uncalibrated.")
     at_half = found["thresholds"]["0.5"]

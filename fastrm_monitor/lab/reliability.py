@@ -1,20 +1,16 @@
-"""How well a score tells right answers from wrong ones: AUROC, calibration error, Brier score, with intervals.
+"""How well a score tells right answers from wrong ones, each score alone: ranking, selection, calibration.
 
-Every score is turned so that higher means more likely right. Intervals are drawn over pictures.
+Every score is turned so that higher means more likely right. Pure functions of arrays; `comparison` holds several
+scores against each other and draws the intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
-
-from fastrm_monitor.lab.intervals import over_pictures
 
 _TURNED = {"token_entropy", "map_entropy", "teacher_map_entropy", "patch_entropy", "map_spread"}
 """Features of which less means more likely right; they are negated."""
-PROBABILITIES = {"fastrm", "token_probability", "p_ik"}
+PROBABILITIES = {"fastrm", "token_probability", "p_ik", "evidence"}
 """Scores that claim to be probabilities, so that calibration means something."""
 
 
@@ -38,85 +34,65 @@ def auroc(score: np.ndarray, right: np.ndarray) -> float:
     return float((ranks[right].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """ECE: mean gap between stated probability and accuracy over bins of equal count, weighted by size.
+def spearman(score: np.ndarray, right: np.ndarray) -> float:
+    """Rank correlation of score and rightness; NaN where one of them does not vary.
+
+    Rightness has two values, so this is 0 exactly where the AUROC is 1/2: one p value serves both.
+    """
+    from scipy.stats import spearmanr
+
+    if np.ptp(score) == 0 or right.all() or not right.any():
+        return float("nan")
+    return float(spearmanr(score, right).statistic)
+
+
+def risks(score: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The risk-coverage curve: the share of wrong answers among the i that score highest, i = 1..S, float (S,).
+
+    Equal scores come in random order: each stands for the mean of its ties, so the order of the rows does not count.
+    """
+    values, group = np.unique(-score, return_inverse=True)
+    wrong = np.bincount(group, ~right, len(values)) / np.bincount(group, minlength=len(values))  # of each tie
+    expected: np.ndarray = np.cumsum(wrong[np.sort(group)]) / np.arange(1, len(right) + 1)
+    return expected
+
+
+def aurc(score: np.ndarray, right: np.ndarray) -> float:
+    """Area under the risk-coverage curve, 0 (best) to 1: mean risk over all coverages (Geifman and El-Yaniv 2017)."""
+    return float(risks(score, right).mean())
+
+
+def prr(score: np.ndarray, right: np.ndarray) -> float:
+    """Prediction rejection ratio: how much of what an oracle gains by rejecting answers this score gains.
+
+    (random - score) / (random - oracle) of the areas under the risk of the answers kept (Malinin and Gales 2021; as
+    Fadeeva et al. 2023 with the risk of the kept answers, since with rejected ones counted as right it is but
+    2 AUROC - 1). 1 for an oracle, 0 for a constant score, below 0 for one that rejects right answers first; NaN
+    without both kinds.
+    """
+    if right.all() or not right.any():
+        return float("nan")
+    random = float((~right).mean())
+    return (random - aurc(score, right)) / (random - aurc(right.astype(float), right))
+
+
+def calibration_bins(probability: np.ndarray, right: np.ndarray, bins: int = 10) -> list[tuple[float, float, int]]:
+    """(stated probability, accuracy, answers) of each of up to `bins` bins of equal count, in order.
 
     Equal probabilities share a bin, else the order of the rows would count.
     """
     first = np.searchsorted(np.sort(probability), probability, side="left")  # rank of each, ties have the lowest
     bin_of = first * bins // len(probability)
     parts = [bin_of == number for number in np.unique(bin_of)]
-    gaps = [abs(float(probability[part].mean() - right[part].mean())) * int(part.sum()) for part in parts]
-    return sum(gaps) / len(right)
+    return [(float(probability[part].mean()), float(right[part].mean()), int(part.sum())) for part in parts]
 
 
-def judge(
-    scores: Mapping[str, Sequence[float]], right: Sequence[bool], groups: Sequence[str], pictures: Sequence[str]
-) -> dict[str, Any]:
-    """Each score's `auroc`, `auroc_ci95`, for probabilities `ece` and `brier`, and `by_group` AUROC.
-
-    Pooled over kinds of question an AUROC partly measures which kind is hard, so it is given within each kind too.
-    """
-    truth, kinds = np.asarray(right, bool), np.asarray(groups)
-    judged: dict[str, Any] = {}
-    for name, raw in scores.items():
-        values = oriented(name, np.asarray(raw, float))
-        own: dict[str, Any] = {
-            "n": len(truth),
-            "wrong": int((~truth).sum()),
-            "auroc": _number(auroc(values, truth)),
-            "auroc_ci95": _auroc_interval(values, truth, pictures),
-        }
-        if name in PROBABILITIES:
-            own["ece"] = calibration_error(values, truth)
-            own["brier"] = float(np.mean((values - truth) ** 2))
-        own["by_group"] = {
-            kind: {
-                "n": int((kinds == kind).sum()),
-                "auroc": _number(auroc(values[kinds == kind], truth[kinds == kind])),
-            }
-            for kind in sorted(set(groups))
-        }
-        judged[name] = own
-    return judged
+def calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """ECE: mean gap between stated probability and accuracy over bins of equal count, weighted by size."""
+    found = calibration_bins(probability, right, bins)
+    return sum(abs(stated - share) * count for stated, share, count in found) / len(right)
 
 
-def _auroc_interval(values: np.ndarray, truth: np.ndarray, pictures: Sequence[str]) -> list[float] | None:
-    return over_pictures(lambda rows: auroc(values[rows], truth[rows]), pictures)
-
-
-def auroc_difference(
-    one: Sequence[float], other: Sequence[float], right: Sequence[bool], pictures: Sequence[str]
-) -> dict[str, Any]:
-    """AUROC of `one` minus that of `other` on the same answers: `difference` and `ci95`, paired over pictures."""
-    truth, first, second = np.asarray(right, bool), np.asarray(one, float), np.asarray(other, float)
-
-    def difference(rows: np.ndarray) -> float:
-        return auroc(first[rows], truth[rows]) - auroc(second[rows], truth[rows])
-
-    return {
-        "difference": _number(difference(np.arange(len(truth)))),
-        "ci95": over_pictures(difference, pictures),
-    }
-
-
-def accuracy(right: Sequence[bool], groups: Sequence[str], pictures: Sequence[str]) -> dict[str, Any]:
-    """Share of right answers with its interval over pictures, pooled and by kind of question."""
-    truth, kinds, names = np.asarray(right, float), np.asarray(groups), np.asarray(pictures)
-
-    def rate(where: np.ndarray) -> dict[str, Any]:
-        own = truth[where]
-        return {
-            "n": int(where.sum()),
-            "rate": float(own.mean()),
-            "ci95": over_pictures(lambda rows: float(own[rows].mean()), names[where].tolist()),
-        }
-
-    return {
-        "all": rate(np.ones(len(truth), bool)),
-        "by_group": {kind: rate(kinds == kind) for kind in sorted(set(groups))},
-    }
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def brier(probability: np.ndarray, right: np.ndarray) -> float:
+    """Mean squared difference of the stated probability from what came (1 right, 0 wrong)."""
+    return float(np.mean((probability - right) ** 2))

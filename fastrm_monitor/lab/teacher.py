@@ -34,6 +34,7 @@ class Explained:
         valid: bool (B, T), all positions but padding.
         states: (B, T, d) final hidden states after the final norm.
         predicted: int (B,), the token whose logit was explained.
+        image_attention: float32 (B,), share of attention that position t pays to the image, mean over layers and heads.
     """
 
     relevance: Tensor
@@ -41,6 +42,7 @@ class Explained:
     valid: Tensor
     states: Tensor
     predicted: Tensor
+    image_attention: Tensor
 
 
 class Teacher:
@@ -97,7 +99,8 @@ class Teacher:
             row = _by_row(layers) if method == "row" else _by_rollout(layers)
             image = ids == self._image_token
             relevance = _min_max(row, image)
-        return Explained(relevance, image, valid, kept[0], predicted)
+            looked = torch.stack([(one[:, :, -1].float() * image[:, None]).sum(-1).mean(1) for one in attentions])
+        return Explained(relevance, image, valid, kept[0], predicted, looked.mean(0))
 
 
 def _track(_module: nn.Module, _args: Any, embeddings: Tensor) -> Tensor:

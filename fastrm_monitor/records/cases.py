@@ -23,6 +23,29 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING = StoredPicture(0, 0, None, None, None)
 
 
+_PICTURE_BYTES = 100_000
+"""Of a picture whose size cannot be told: about that of an encoded one."""
+
+
+def bytes_of(answer: Answer, assessment: Assessment) -> int:
+    """About how many bytes an answer holds while it waits: texts, maps, and what its pictures will be made of."""
+    maps = sum(one.values.nbytes for one in assessment.maps)
+    return 2048 + len(answer.question) + len(answer.text) + maps + sum(map(_picture_bytes, answer.pictures))
+
+
+def _picture_bytes(maker: Callable[[], Image]) -> int:
+    """Of what a function holds: the object whose method it is, or the argument that is bound to it, may say so."""
+    held = (maker, getattr(maker, "__self__", None), *getattr(maker, "args", ()))
+    for one in held:
+        if isinstance(one, Image):
+            return one.width * one.height * len(one.getbands())
+        for name in ("nbytes", "bytes"):
+            size = getattr(one, name, None)
+            if isinstance(size, int):
+                return size
+    return _PICTURE_BYTES
+
+
 def make_case(
     answer: Answer,
     assessment: Assessment,

@@ -5,6 +5,7 @@ Knows neither tables nor schema.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from fastrm_monitor.errors import MissingExtraError, StoreError
@@ -27,9 +28,38 @@ _DRIVERS = {
 }
 _SHAPES = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 _BUSY_MILLISECONDS = 5000
-_CONNECT_SECONDS = 5
+_STATEMENT_MILLISECONDS = 15_000
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,  # a server that is gone without a word is noticed within half a minute, not two hours
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_SQLITE_OPTIONS = ("uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
 _SECRET_WORDS = ("pass", "pwd", "secret", "token")
 _WRITES = "fastrm_writes"
+_PATIENCE = "fastrm_patience"
+_MISTAKES = (
+    "file is not a database",
+    "unable to open database file",
+    "readonly database",
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "permission denied",
+    "does not exist",
+    "invalid",
+)
+"""What databases say when they are there and trying again is in vain."""
+
+
+class StoreAwayError(StoreError):
+    """The database cannot be used now; later it may."""
+
+
+class RejectedError(StoreError):
+    """The database is there and does not take these rows, today or later."""
 
 
 def read_url(text: str) -> URL:
@@ -52,7 +82,26 @@ def read_url(text: str) -> URL:
         name = url.database or ":memory:"
         if ":memory:" in name or "memory" in _values(url, "mode"):
             raise StoreError("A store in memory would be lost at once; name a file, e.g. sqlite:///fastrm.db.")
+        unknown = sorted(set(url.query) - set(_SQLITE_OPTIONS))
+        if unknown and "uri" not in url.query:
+            raise StoreError(
+                f"The store's URL has the option {unknown[0]!r}, which SQLite knows only in the form "
+                "sqlite:///file:PATH?mode=ro&uri=true."
+            )
     return url
+
+
+def check_writable(url: URL) -> None:
+    """Refuse an SQLite store that can only be read.
+
+    Raises:
+        StoreError: its URL says so, or the file's permissions do.
+    """
+    if url.drivername == "sqlite" and ("ro" in _values(url, "mode") or "immutable" in url.query):
+        raise StoreError(f"The store {safe_url(url)} is opened for reading only: leave out mode and immutable.")
+    path = file_of(url)
+    if path is not None and path.exists() and not os.access(path, os.W_OK):
+        raise StoreError(f"The store {safe_url(url)} may not be written: check the permissions of the file.")
 
 
 def safe_url(url: URL) -> str:
@@ -68,7 +117,7 @@ def check_exists(text: str) -> None:
         StoreError: see `read_url`, or there is no such file.
     """
     url = read_url(text)
-    path = _file_of(url)
+    path = file_of(url)
     if path is not None and not path.exists():
         raise StoreError(
             f"There is no store at {safe_url(url)}: check the path, serve with it first, or make it with "
@@ -88,29 +137,41 @@ def open_engine(url: URL) -> Engine:
     """
     if url.drivername == "sqlite":
         return _open_sqlite(url)
-    arguments = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+    arguments = {name: value for name, value in _POSTGRES.items() if name not in url.query}
     try:
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=arguments)
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True, connect_args=arguments)
     except ImportError:
         raise MissingExtraError("A PostgreSQL store", "postgres") from None
+    event.listen(engine, "begin", _limit_postgres)
+    return engine
 
 
-def for_writing(engine: Engine) -> Engine:
+def for_writing(engine: Engine, patience: float | None = None) -> Engine:
     """The same engine, its transactions taking SQLite's write lock at once.
 
     One that reads first and writes later can fail half-way, however long it waits.
+
+    Args:
+        engine: see `open_engine`.
+        patience: seconds that a transaction waits for the locks of others; None is the database's default.
     """
-    return engine.execution_options(**{_WRITES: True})
+    return engine.execution_options(**{_WRITES: True, _PATIENCE: patience})
 
 
 @contextmanager
 def one_sentence(url: URL, doing: str) -> Iterator[None]:
-    """Turn a database's error into a `StoreError`: "The store URL cannot be `doing`: ..."."""
+    """Turn a database's error into a `StoreError`: "The store URL cannot be `doing`: ...".
+
+    Raises:
+        RejectedError: the rows are at fault.
+        StoreAwayError: nobody is, and the same may work later.
+        StoreError: the set-up is at fault.
+    """
     try:
         yield
     except (DBAPIError, PoolTimeoutError) as error:
         _forget_rows(error)
-        raise StoreError(_sentence(url, doing, error)) from None
+        raise _kind(error)(_sentence(url, doing, error)) from None
 
 
 @contextmanager
@@ -137,14 +198,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _file_of(url: URL) -> Path | None:
+def file_of(url: URL) -> Path | None:
     """The file of an SQLite URL; None for other databases and for SQLite's own URIs, which speak for themselves."""
     name = url.database or ""
     return Path(name) if url.drivername == "sqlite" and not name.startswith("file:") else None
 
 
+def _kind(error: Exception) -> type[StoreError]:
+    if isinstance(error, (IntegrityError, DataError)):
+        return RejectedError
+    said = str(getattr(error, "orig", None) or error)
+    return StoreError if any(words in said for words in _MISTAKES) else StoreAwayError
+
+
 def _open_sqlite(url: URL) -> Engine:
-    path = _file_of(url)
+    path = file_of(url)
     if path is not None:
         if path.is_dir():
             raise StoreError(f"The store {safe_url(url)} is a folder; name a file in it.")
@@ -165,10 +233,24 @@ def _open_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if options.get(_PATIENCE) is not None:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(options[_PATIENCE])}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES) else "BEGIN")
 
     return engine
+
+
+def _limit_postgres(connection: Connection) -> None:
+    """Within a transaction, so that it binds nobody else behind a connection pooler."""
+    patience = connection.get_execution_options().get(_PATIENCE)
+    if patience is not None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(patience)}")
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {_STATEMENT_MILLISECONDS}")
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(int(1000 * seconds), 1)
 
 
 def _sentence(url: URL, doing: str, error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 `cases` are answers that were flagged or drawn into the random sample; `case_pictures` hold what was shown and the
 relevance map of each picture; `reviews` are append-only, the newest one counts; `traffic` counts every answer by
-server, minute, name and reason, so that rates have a denominator and nothing is lost in silence.
+server, minute, name and reason, so that rates have a denominator and nothing is lost in silence; `drift` says how far
+each window of answers was from its reference.
 """
 
 from __future__ import annotations
@@ -127,6 +128,27 @@ class Traffic(Base):
     name: Mapped[str] = mapped_column(String(32), primary_key=True)  # one of counters.NAMES
     reason: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
     value: Mapped[float] = mapped_column(Float)
+
+
+class DriftValue(Base):
+    """One statistic of one feature of one window of a server's answers, with the number of answers it rests on."""
+
+    __tablename__ = "drift"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)  # the end of the window
+    server: Mapped[str] = mapped_column(String(255))
+    model: Mapped[str] = mapped_column(String(255))
+    feature: Mapped[str] = mapped_column(String(64))
+    statistic: Mapped[str] = mapped_column(String(16))  # one of drift.watch.STATISTICS
+    value: Mapped[float] = mapped_column(Float)
+    n_reference: Mapped[int]
+    n_window: Mapped[int]
+
+    __table_args__ = (
+        Index("ix_drift_created", "created_at", "id"),
+        Index("ix_drift_feature", "feature", "statistic", "created_at"),
+    )
 
 
 VERDICTS = ("correct", "wrong", "not_grounded", "unsure", "undone")

@@ -23,10 +23,11 @@ from sqlalchemy import URL, Connection, Engine, inspect, text
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records.engine import for_writing, one_sentence, open_engine, read_url, safe_url, transaction
 from fastrm_monitor.records.forks import TRANSACTIONS
+from fastrm_monitor.records.models import Base
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-_Status = Literal["empty", "foreign", "older", "current", "unknown"]
+_Status = Literal["empty", "foreign", "older", "current", "unknown", "damaged"]
 _migrating = Lock()  # Alembic's `op` and `context` are one for the whole process
 _ADVISORY_LOCK = 0x666173747266  # of PostgreSQL, taken while the schema is made
 _WAL_SECONDS = 5.0
@@ -62,8 +63,9 @@ def upgrade(url: str) -> str:
     parsed = read_url(url)
     with _engine(parsed) as engine:
         with _alone(engine) as connection:
-            if _status(connection) == "unknown":
-                raise _refusal("unknown", parsed, connection)
+            status = _status(connection)
+            if status in ("unknown", "damaged"):
+                raise _refusal(status, parsed, connection)
             command.upgrade(alembic_config(connection), "head")
         _use_wal(engine)
     return head()
@@ -122,7 +124,7 @@ def _status(connection: Connection) -> _Status:
     if not heads:
         return "empty" if set(inspect(connection).get_table_names()) <= {"alembic_version"} else "foreign"
     if heads == (head(),):
-        return "current"
+        return "current" if set(Base.metadata.tables) <= set(inspect(connection).get_table_names()) else "damaged"
     known = {script.revision for script in _scripts().walk_revisions()}
     return "older" if known.issuperset(heads) else "unknown"
 
@@ -137,6 +139,11 @@ def _refusal(status: _Status, url: URL, connection: Connection) -> StoreError:
         return StoreError(
             f"The store {shown} has the schema {revision}, which this version does not know: upgrade fastrm-monitor "
             "to the version that made it."
+        )
+    if status == "damaged":
+        return StoreError(
+            f"The store {shown} says that it has the schema {revision} but lacks tables of it: restore it from a "
+            "backup, or name an empty database."
         )
     return StoreError(
         f"The store {shown} holds tables of something else: name an empty database, or to share it {run}."

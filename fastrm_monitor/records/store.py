@@ -5,6 +5,8 @@ The monitor's background thread writes, the dashboard and the command line read.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,15 +15,25 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import schema
 from fastrm_monitor.records.counters import TrafficRow
-from fastrm_monitor.records.engine import for_writing, one_sentence, open_engine, read_url, safe_url, usable
+from fastrm_monitor.records.engine import (
+    StoreAwayError,
+    check_writable,
+    file_of,
+    for_writing,
+    one_sentence,
+    open_engine,
+    read_url,
+    safe_url,
+    usable,
+)
 from fastrm_monitor.records.forks import TRANSACTIONS, renew_in_child
-from fastrm_monitor.records.models import VERDICTS, Case, Review, Traffic
+from fastrm_monitor.records.models import VERDICTS, Base, Case, CasePicture, Review, Traffic
 from fastrm_monitor.records.text import clean_text
 
 
@@ -32,34 +44,56 @@ class ReviewConflict(StoreError):  # noqa: N818  # what the reviewer meets is a 
 class Store:
     """A database of cases; may be used by several threads and, each with its own `Store`, by several processes.
 
-    An empty database gets the current schema. A child process may use the store of its parent.
+    An empty database gets the current schema, also when an SQLite file is deleted and made anew later. A child process
+    may use the store of its parent.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/DATABASE`.
+        may_be_away: for a server, which writes: a database that cannot be reached now is connected to when it is used,
+            one that can only be read is refused.
+
+    Attributes:
+        path: the SQLite file; None for other databases.
 
     Raises:
         StoreError: the database cannot be opened, or has another schema than this version's.
         MissingExtraError: PostgreSQL without psycopg.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, may_be_away: bool = False) -> None:
         self._url = read_url(url)
+        path = file_of(self._url)
+        self.path = None if path is None else path.absolute()
         with usable(self._url):
+            if may_be_away:
+                check_writable(self._url)
             self._engine = open_engine(self._url)
-        self._writing = for_writing(self._engine)
         self._closed = False
+        self._file: tuple[int, int] | None = None  # device and inode of the prepared SQLite file
+        self._prepared = False
+        self._preparing = threading.RLock()
         try:
-            with usable(self._url), one_sentence(self._url, "opened"):
-                schema.prepare(self._engine, self._url)
-        except BaseException:
-            self._engine.dispose()
-            raise
+            self._prepare()
+        except BaseException as error:
+            if not (may_be_away and isinstance(error, StoreAwayError)):
+                self._engine.dispose()
+                raise
         renew_in_child(self)
+
+    @property
+    def url(self) -> str:
+        """The URL with its driver and without its password; the same for every way to write it."""
+        return safe_url(self._url if self.path is None else self._url.set(database=str(self.path)))
 
     @property
     def safe_url(self) -> str:
         """The URL without its password."""
         return safe_url(self._url)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the database was reached and has the current schema."""
+        return self._prepared
 
     @contextmanager
     def session(self, *, write: bool = False) -> Iterator[Session]:
@@ -74,45 +108,82 @@ class Store:
             yield session
 
     @contextmanager
-    def _open(self, write: bool) -> Iterator[Session]:
+    def _open(self, write: bool, patience: float | None = None) -> Iterator[Session]:
         if self._closed:
             raise StoreError(f"The store {self.safe_url} is closed; open it again.")
-        with (
-            TRANSACTIONS.inside(),
-            Session(self._writing if write else self._engine, expire_on_commit=False) as session,
-        ):
-            yield session
-            if write:
-                session.commit()
+        if not self._prepared or self._file != self._identity():
+            self._prepare()
+        engine = for_writing(self._engine, patience) if write else self._engine
+        with TRANSACTIONS.inside(), Session(engine, expire_on_commit=False) as session:
+            try:
+                yield session
+                if write:
+                    session.commit()
+            except DBAPIError as error:
+                if any(words in str(error) for words in ("no such table", "does not exist")):
+                    self._prepared = False  # somebody emptied the database
+                raise
+        if write and self._file != self._identity():
+            raise StoreAwayError(f"The store {self.safe_url} was deleted while it was written.")
 
-    def add(self, cases: Sequence[Case]) -> None:
+    def _prepare(self) -> None:
+        with self._preparing, usable(self._url), one_sentence(self._url, "opened"):
+            schema.prepare(self._engine, self._url)
+            self._file, self._prepared = self._identity(), True
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Which file an SQLite store is at this moment: one that is deleted and made anew is another."""
+        if self.path is None:
+            return None
+        try:
+            about = os.stat(self.path)
+        except OSError:
+            return (0, 0)
+        return about.st_dev, about.st_ino
+
+    def add(self, cases: Sequence[Case], patience: float | None = None) -> int:
         """Write cases with their pictures, all or none; one whose `case_id` is there already is left as it is.
 
+        Args:
+            cases: not changed, and not attached to a session.
+            patience: seconds to wait for the locks of others; None is the database's default.
+
+        Returns:
+            How many were not there.
+
         Raises:
-            StoreError: the database failed; nothing was written.
+            RejectedError: the database does not take one of them; nothing was written.
+            StoreError: the database failed; nothing was written, or, when it failed at the very end, everything.
         """
-        if not cases:
-            return
-        with one_sentence(self._url, "written"):
-            try:
-                self._insert(cases)
-            except IntegrityError:  # another process wrote one of them since we looked; now it is seen
-                self._insert(cases)
-
-    def _insert(self, cases: Sequence[Case]) -> None:
-        with self._open(write=True) as session:
-            there = set(session.scalars(select(Case.case_id).where(Case.case_id.in_([case.case_id for case in cases]))))
+        rows: dict[str, dict[str, Any]] = {}
+        for case in cases:
+            rows.setdefault(case.case_id, _row(case))
+        if not rows:
+            return 0
+        with one_sentence(self._url, "written"), self._open(True, patience) as session:
+            connection = session.connection()
+            insert = self._insert(Case).on_conflict_do_nothing(index_elements=[Case.case_id])
+            new = connection.execute(insert.returning(Case.id, Case.case_id), list(rows.values())).all()
+            keys = {case_id: key for key, case_id in new}
+            pictures = []
             for case in cases:
-                if case.case_id not in there:
-                    there.add(case.case_id)
-                    session.add(case)
+                key = keys.pop(case.case_id, None)
+                if key is not None:
+                    pictures += [{**_row(picture), "case_key": key} for picture in case.pictures]
+            if pictures:
+                connection.execute(self._insert(CasePicture), pictures)
+            return len(new)
 
-    def add_traffic(self, server: str, rows: Sequence[TrafficRow]) -> None:
-        """Add counts to those that are there, all or none.
+    def _insert(self, table: type[Base]) -> Any:
+        return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)
+
+    def add_traffic(self, server: str, rows: Sequence[TrafficRow], patience: float | None = None) -> None:
+        """Write counts, all or none; where a larger one is there already, it stays, so that writing again is harmless.
 
         Args:
-            server: name of the process that counted.
-            rows: (minute in UTC, name, reason, value), as `Counters.drain` returns them.
+            server: name of the process that counted, and of no other before or after it.
+            rows: (minute in UTC, name, reason, count so far), as `Counters.unsent` returns them.
+            patience: seconds to wait for the locks of others; None is the database's default.
 
         Raises:
             StoreError: the database failed; nothing was written.
@@ -123,17 +194,17 @@ class Store:
             sums[key] = sums.get(key, 0.0) + value
         if not sums:
             return
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        insert = dialect.insert(Traffic)
+        insert = self._insert(Traffic)
         upsert = insert.on_conflict_do_update(
             index_elements=[Traffic.server, Traffic.minute, Traffic.name, Traffic.reason],
-            set_={"value": Traffic.value + insert.excluded.value},
+            set_={"value": insert.excluded.value},
+            where=Traffic.value < insert.excluded.value,
         )
         values: list[dict[str, Any]] = [
             {"server": clean_text(server, 255), "minute": minute, "name": name, "reason": reason, "value": value}
             for (minute, name, reason), value in sorted(sums.items())
         ]
-        with self.session(write=True) as session:
+        with one_sentence(self._url, "written"), self._open(True, patience) as session:
             session.connection().execute(upsert, values)
 
     def totals(self) -> dict[tuple[str, str], float]:
@@ -202,6 +273,7 @@ class Store:
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's connections to the parent."""
+        self._preparing = threading.RLock()
         self._engine.dispose(close=False)
 
     def close(self) -> None:
@@ -216,3 +288,14 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _row(record: Case | CasePicture) -> dict[str, Any]:
+    """The columns of a record, without the keys that the database gives; every record has the same ones."""
+    row = {}
+    for column in type(record).__table__.columns:
+        if column.name not in ("id", "case_key"):
+            value = getattr(record, column.name)
+            default = getattr(column.default, "arg", None)
+            row[column.name] = default if value is None else value
+    return row

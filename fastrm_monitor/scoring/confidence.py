@@ -20,6 +20,9 @@ ANSWER_FEATURES = ("token_probability", "token_entropy")
 """exp of the mean log probability, and mean entropy in nats, of the answer's tokens without the end token."""
 
 
+_PROBABILITIES = {"token_probability", "p_ik", "evidence"}
+
+
 class Confidence(Protocol):
     """Anything that turns features into a confidence."""
 
@@ -79,7 +82,7 @@ class LogisticConfidence:
 
 def transform(name: str, value: float) -> float:
     """Probabilities enter the logistic model as log odds, everything else as it is."""
-    if name in ("token_probability", "p_ik"):
+    if name in _PROBABILITIES:
         p = min(max(value, 1e-6), 1 - 1e-6)
         return math.log(p / (1 - p))
     return value

@@ -29,22 +29,24 @@ class Measured:
     Attributes:
         relevance: float32 (B, T), probability of relevance at the image positions.
         image: bool (B, T), the image positions.
-        p_ik: float32 (B,), the probe's P(I know); None when the proxy folder has no probe.
+        signals: float32 (B,) each, the scores that the states give beside the map, by name: `p_ik` where the proxy
+            folder has a probe, and those of the proxy's heads.
     """
 
     relevance: Tensor
     image: Tensor
-    p_ik: Tensor | None
+    signals: dict[str, Tensor]
 
-    def rows(self) -> list[tuple[np.ndarray, float | None]]:
-        """For each prompt its relevance, float32 (N,) in token order, and P(IK). Waits for the device, once."""
-        columns = [self.relevance, self.image.float()]
-        if self.p_ik is not None:
-            columns.append(self.p_ik[:, None])
+    def rows(self) -> list[tuple[np.ndarray, dict[str, float]]]:
+        """For each prompt its relevance, float32 (N,) in token order, and its signals. Waits for the device, once."""
+        columns = [self.relevance, self.image.float(), *(value[:, None] for value in self.signals.values())]
         packed = torch.cat(columns, dim=1).cpu().numpy()
         width = self.relevance.shape[1]
         return [
-            (row[:width][row[width : 2 * width] > 0.5], float(row[2 * width]) if self.p_ik is not None else None)
+            (
+                row[:width][row[width : 2 * width] > 0.5],
+                dict(zip(self.signals, row[2 * width :].tolist(), strict=True)),
+            )
             for row in packed
         ]
 
@@ -86,7 +88,7 @@ class Scorer:
 
     @torch.inference_mode()
     def measure(self, states: Tensor, image: Tensor, valid: Tensor) -> Measured:
-        """Relevance and P(IK) of a batch of prompts, without waiting for the device.
+        """Relevance and signals of a batch of prompts, without waiting for the device.
 
         Args:
             states: (B, T, d) final hidden states after the model's final norm; the last column predicts the answer's
@@ -94,21 +96,22 @@ class Scorer:
             image: (B, T) bool, the image tokens.
             valid: (B, T) bool, all tokens but padding.
         """
-        relevance = torch.sigmoid(self._proxy(states, image, valid))
-        return Measured(relevance, image, self.probe(states[:, -1]))
+        reading = self._proxy.read(states, image, valid)
+        signals = {**self.probe(states[:, -1]), **reading.signals(image)}
+        return Measured(torch.sigmoid(reading.relevance), image, signals)
 
     @torch.inference_mode()
-    def probe(self, last: Tensor) -> Tensor | None:
-        """P(IK), float32 (B,), from the states (B, d) at t; None when the proxy folder has no probe."""
+    def probe(self, last: Tensor) -> dict[str, Tensor]:
+        """`p_ik`, P(I know), float32 (B,), from the states (B, d) at t; nothing when the proxy folder has no probe."""
         if self._probe is None:
-            return None
-        return torch.sigmoid(last.float() @ self._probe + self._probe_bias)
+            return {}
+        return {"p_ik": torch.sigmoid(last.float() @ self._probe + self._probe_bias)}
 
     def conclude(
         self,
         relevance: np.ndarray,
         grids: Sequence[PatchGrid],
-        p_ik: float | None = None,
+        signals: Mapping[str, float] | None = None,
         answer: Mapping[str, float] | None = None,
     ) -> Score:
         """Maps, features and confidence of one answer.
@@ -116,7 +119,7 @@ class Scorer:
         Args:
             relevance: float (N,), of all image tokens of the prompt in order.
             grids: where the tokens lie, one grid a picture; their lengths add up to N.
-            p_ik: the probe's output.
+            signals: what the states gave beside the map; see `Measured`.
             answer: `token_probability` and `token_entropy` of the answer, as far as the engine gives them.
 
         Raises:
@@ -131,9 +134,7 @@ class Scorer:
         if not np.isfinite(relevance).all():
             raise ModelError("The relevance is not finite: the model's hidden states have NaN or infinite values.")
         maps = tuple(grid.arrange(relevance[end - grid.length : end]) for grid, end in zip(grids, ends, strict=True))
-        features = {**map_features(maps), **(answer or {})}
-        if p_ik is not None:
-            features["p_ik"] = p_ik
+        features = {**map_features(maps), **(answer or {}), **(signals or {})}
         confidence, calibrated = self.confidence(features)
         return Score(maps, features, confidence, calibrated)
 
@@ -156,8 +157,8 @@ class Scorer:
         """
         valid = torch.ones_like(image, dtype=torch.bool)
         measured = self.measure(states[None], image[None], valid[None])
-        relevance, p_ik = measured.rows()[0]
-        return self.conclude(relevance, grids, p_ik, answer_features(token_log_probabilities, token_entropies))
+        relevance, signals = measured.rows()[0]
+        return self.conclude(relevance, grids, signals, answer_features(token_log_probabilities, token_entropies))
 
 
 def answer_features(log_probabilities: Sequence[float], entropies: Sequence[float]) -> dict[str, float]:

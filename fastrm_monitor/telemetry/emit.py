@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from opentelemetry import trace
@@ -18,12 +18,11 @@ from opentelemetry.trace import SpanKind, TracerProvider, get_tracer_provider
 from opentelemetry.util.types import AttributeValue
 
 import fastrm_monitor
+from fastrm_monitor.drift.watch import Drift
 from fastrm_monitor.scoring.policy import REASONS
 from fastrm_monitor.telemetry import semconv
+from fastrm_monitor.telemetry.metrics import Metrics, verdict_of
 from fastrm_monitor.types import Answer, Assessment
-
-_SHARES = [round(0.05 * step, 2) for step in range(1, 20)]
-_SECONDS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 
 
 @dataclass(frozen=True)
@@ -68,30 +67,7 @@ class Telemetry:
         version = fastrm_monitor.__version__
         self._tracer = (tracer_provider or get_tracer_provider()).get_tracer(semconv.SCOPE, version)
         self._logger = (logger_provider or get_logger_provider()).get_logger(semconv.SCOPE, version)
-        meter = (meter_provider or get_meter_provider()).get_meter(semconv.SCOPE, version)
-        self._confidence = meter.create_histogram(
-            semconv.METRIC_CONFIDENCE,
-            "1",
-            "Confidence of the scored answers.",
-            explicit_bucket_boundaries_advisory=_SHARES,
-        )
-        self._entropy = meter.create_histogram(
-            semconv.METRIC_ENTROPY,
-            "1",
-            "Spatial entropy of the relevance maps.",
-            explicit_bucket_boundaries_advisory=_SHARES,
-        )
-        self._duration = meter.create_histogram(
-            semconv.METRIC_SCORING_DURATION,
-            "s",
-            "Time that scoring an answer took.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
-        )
-        self._results = meter.create_counter(semconv.METRIC_RESULTS, "{answer}", "Answers by verdict.")
-        self._dropped = meter.create_counter(semconv.METRIC_DROPPED, "{answer}", "Answers lost on the way, by reason.")
-        self._queue = meter.create_up_down_counter(
-            semconv.METRIC_QUEUE_SIZE, "{answer}", "Answers that wait for telemetry and storage."
-        )
+        self._metrics = Metrics((meter_provider or get_meter_provider()).get_meter(semconv.SCOPE, version))
 
     def emit(self, answer: Answer, assessment: Assessment) -> SpanIds:
         """Span, event and metrics of one answer."""
@@ -114,19 +90,31 @@ class Telemetry:
             attributes=self._event_attributes(answer, assessment),
         )
         span.end(answer.ended_ns)
-        self._measure(answer, assessment)
+        self._metrics.answered(answer.model, assessment)
         ids = span.get_span_context()
         if not ids.is_valid:
             return SpanIds()
         return SpanIds(trace.format_trace_id(ids.trace_id), trace.format_span_id(ids.span_id))
 
+    def skipped(self, reason: str) -> None:
+        """Count an answer that could not be scored, whether or not it is emitted too."""
+        self._metrics.skipped(reason)
+
+    def failures(self, totals: Mapping[str, float]) -> None:
+        """Show the failures of monitoring by stage so far; called now and then, by one thread."""
+        self._metrics.failures(totals)
+
     def dropped(self, reason: str, count: int = 1) -> None:
         """Count answers that were lost."""
-        self._dropped.add(count, {semconv.DROP_REASON: reason})
+        self._metrics.dropped(reason, count)
 
     def queue_changed(self, delta: int) -> None:
         """Answers were handed over (+) or left the queue (-)."""
-        self._queue.add(delta)
+        self._metrics.queue_changed(delta)
+
+    def drifted(self, model: str, found: Iterable[Drift]) -> None:
+        """Show what a complete window of a model's answers said of their drift."""
+        self._metrics.drifted(model, found)
 
     def _span_attributes(self, answer: Answer, assessment: Assessment) -> dict[str, AttributeValue]:
         found: dict[str, AttributeValue | None] = {
@@ -159,7 +147,7 @@ class Telemetry:
             found[semconv.ERROR_TYPE] = assessment.reason or semconv.UNSCORED_LABEL
         else:
             found[semconv.EVALUATION_SCORE_VALUE] = assessment.confidence
-            found[semconv.EVALUATION_SCORE_LABEL] = _verdict(assessment)
+            found[semconv.EVALUATION_SCORE_LABEL] = verdict_of(assessment)
             found[semconv.SCORE_RANGE] = "0..1"
             found[semconv.CALIBRATED] = assessment.calibrated
             if assessment.reason is not None:
@@ -170,25 +158,15 @@ class Telemetry:
             found |= _messages(answer)
         return found
 
-    def _measure(self, answer: Answer, assessment: Assessment) -> None:
-        model: dict[str, AttributeValue] = {semconv.MODEL: answer.model}
-        if assessment.confidence is not None:
-            self._confidence.record(assessment.confidence, model)
-            self._duration.record(assessment.scoring_seconds, model)
-        if assessment.entropy is not None:
-            self._entropy.record(assessment.entropy, model)
-        self._results.add(1, {**model, semconv.VERDICT: _verdict(assessment)})
 
-
-def _verdict(assessment: Assessment) -> str:
-    if not assessment.scored:
-        return semconv.UNSCORED_LABEL
-    return semconv.FLAGGED_LABEL if assessment.flagged else semconv.PASSED_LABEL
+def capture_mode() -> str:
+    """What the standard variable says of question and answer, in capitals; the default when it says nothing."""
+    return os.environ.get(semconv.CAPTURE_CONTENT, "").strip().upper() or semconv.CAPTURE_MODES[0]
 
 
 def _captures(place: str) -> bool:
-    """Whether the standard variable lets question and answer travel on spans or on events."""
-    return os.environ.get(semconv.CAPTURE_CONTENT, "").strip().upper() in (f"{place}_ONLY", "SPAN_AND_EVENT")
+    """Whether question and answer travel on spans or on events; not where the variable has a value of no meaning."""
+    return capture_mode() in (f"{place}_ONLY", "SPAN_AND_EVENT")
 
 
 def _messages(answer: Answer) -> dict[str, AttributeValue]:

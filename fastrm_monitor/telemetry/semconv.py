@@ -51,14 +51,37 @@ METRIC_CONFIDENCE = "fastrm.confidence"
 METRIC_ENTROPY = "fastrm.entropy"
 METRIC_SCORING_DURATION = "fastrm.scoring.duration"
 METRIC_RESULTS = "fastrm.results"
+METRIC_SKIPPED = "fastrm.skipped"
+METRIC_FAILED = "fastrm.failed"
 METRIC_DROPPED = "fastrm.dropped"
 METRIC_QUEUE_SIZE = "fastrm.queue.size"
+METRIC_DRIFT = "fastrm.drift"
+METRIC_DRIFT_CASES = "fastrm.drift.cases"
 MODEL = "model"
 VERDICT = "verdict"
+SKIP_REASON = "reason"
 DROP_REASON = "reason"
+STAGE = "stage"
+FEATURE = "feature"
+STATISTIC = "statistic"
+SAMPLE = "sample"
 
 FLAGGED_LABEL, PASSED_LABEL, UNSCORED_LABEL = "flagged", "passed", "unscored"
 """Values of `gen_ai.evaluation.score.label` (the first two) and of the metrics' `verdict`."""
+VERDICTS = (FLAGGED_LABEL, PASSED_LABEL, UNSCORED_LABEL)
+
+SKIP_REASONS = (
+    "no_image",
+    "generation_failed",
+    "scorer_error",
+    "capture_failed",
+    "states_not_finite",
+    "partial_prefill",
+)
+DROP_REASONS = ("queue_full", "too_large", "store_error", "spool_full", "spool_damaged", "shutdown", "case_error")
+STAGES = ("capture", "score", "record", "telemetry", "case", "picture", "store", "spool", "drift")
+"""The most usual values of `reason` and `stage`, whose counters begin at zero; there may be others."""
 
 CAPTURE_CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-"""Standard variable: NO_CONTENT (default), SPAN_ONLY, EVENT_ONLY or SPAN_AND_EVENT."""
+"""Standard variable: one of `CAPTURE_MODES`, the first of which is the default."""
+CAPTURE_MODES = ("NO_CONTENT", "SPAN_ONLY", "EVENT_ONLY", "SPAN_AND_EVENT")

@@ -1,7 +1,8 @@
-"""Where telemetry goes: to the SDK that the application configured, else to the OTLP endpoint that `OTEL_*` names.
+"""Where telemetry goes: to given providers, to the SDK that the application configured, else where `OTEL_*` says.
 
 An application that configured OpenTelemetry itself is left alone. Otherwise, when the standard variables name an OTLP
-endpoint, providers of our own are made, which are not global: nothing else of the process begins to be traced.
+endpoint or Prometheus, providers of our own are made, which are not global: nothing else of the process begins to be
+traced. What cannot be set up is one line in the log, and answers are served.
 """
 
 from __future__ import annotations
@@ -10,18 +11,40 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import ProxyTracerProvider, TracerProvider, get_tracer_provider
 
 from fastrm_monitor.guard import logger
-from fastrm_monitor.telemetry.emit import Telemetry
+from fastrm_monitor.telemetry import exporters, semconv
+from fastrm_monitor.telemetry.emit import Telemetry, capture_mode
 
-_ENDPOINTS = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
-)
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+_given: dict[str, Any] = {}
+"""Providers of `use_providers`, by the names of the arguments of `Telemetry`."""
+
+
+def use_providers(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    logger_provider: LoggerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Have monitors that are opened from now on use these, and the global ones in place of those not given.
+
+    Without arguments things are again as if this had never been called.
+    """
+    providers = {
+        "tracer_provider": tracer_provider,
+        "logger_provider": logger_provider,
+        "meter_provider": meter_provider,
+    }
+    _given.clear()
+    _given.update({name: one for name, one in providers.items() if one is not None})
 
 
 def telemetry_from_environment(dashboard_url: str, provider: str, seconds: float = 2.0) -> Telemetry:
@@ -32,14 +55,21 @@ def telemetry_from_environment(dashboard_url: str, provider: str, seconds: float
         provider: `gen_ai.provider.name`.
         seconds: longest wait for an exporter when flushing or closing.
     """
+    if capture_mode() not in semconv.CAPTURE_MODES:
+        logger.warning(
+            "fastrm-monitor: %s=%s has no meaning, so no question and no answer is sent: use one of %s",
+            semconv.CAPTURE_CONTENT, capture_mode(), ", ".join(semconv.CAPTURE_MODES),
+        )  # fmt: skip
+    if _given:
+        return Telemetry(dashboard_url, provider, **_given)
     configured = not isinstance(get_tracer_provider(), ProxyTracerProvider)
     if configured or not _wanted():
         return Telemetry(dashboard_url, provider)
     try:
-        return _with_otlp(dashboard_url, provider, seconds)
+        return _of_our_own(dashboard_url, provider, seconds)
     except ModuleNotFoundError:
         logger.warning(
-            "fastrm-monitor: OTEL_* names an OTLP endpoint, but the exporter is not installed and nothing is sent: "
+            "fastrm-monitor: OTEL_* asks for telemetry, but the SDK is not installed and nothing is sent: "
             "pip install 'fastrm-monitor[otel]'"
         )
         return Telemetry(dashboard_url, provider)
@@ -51,23 +81,12 @@ def telemetry_from_environment(dashboard_url: str, provider: str, seconds: float
 def _wanted() -> bool:
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    return any(os.environ.get(name) for name in _ENDPOINTS)
+    return "prometheus" in exporters.chosen("METRICS") or any(exporters.wanted(one) for one in exporters.SIGNALS)
 
 
-def _exports(signal: str) -> bool:
-    """Whether `OTEL_TRACES_EXPORTER` and its like ask for this signal; "otlp" is the standard's default."""
-    chosen = os.environ.get(f"OTEL_{signal}_EXPORTER", "otlp")
-    return "otlp" in [one.strip() for one in chosen.split(",")]
-
-
-def _with_otlp(dashboard_url: str, provider: str, seconds: float) -> Telemetry:
-    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+def _of_our_own(dashboard_url: str, provider: str, seconds: float) -> Telemetry:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -76,19 +95,26 @@ def _with_otlp(dashboard_url: str, provider: str, seconds: float) -> Telemetry:
     resource = Resource.create()
     tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
     loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
-    readers = [PeriodicExportingMetricReader(OTLPMetricExporter())] if _exports("METRICS") else []
-    meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
-    if _exports("TRACES"):
-        tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    if _exports("LOGS"):
-        loggers.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter()))
-    providers = (tracers, loggers, meters)
+    problems: dict[str, list[str]] = {}
+    if exporters.wanted("TRACES"):
+        with _Problem(problems, "traces"):
+            tracers.add_span_processor(BatchSpanProcessor(exporters.span_exporter()))
+    if exporters.wanted("LOGS"):
+        with _Problem(problems, "logs"):
+            loggers.add_log_record_processor(BatchLogRecordProcessor(exporters.log_exporter()))
+    meters, shared = _meters(resource, problems)
+    for problem, signals in problems.items():
+        logger.warning("fastrm-monitor: no %s will be sent, %s", " and no ".join(signals), problem)
+    flushed = (tracers, loggers, meters)
+    closed = (tracers, loggers) if shared else flushed
 
     def flush() -> None:
-        _within(seconds, [one.force_flush for one in providers])
+        _within(seconds, [one.force_flush for one in flushed])
 
     def close() -> None:
-        _within(seconds, [one.shutdown for one in providers])
+        if shared:
+            flush()
+        _within(seconds, [one.shutdown for one in closed])
 
     return Telemetry(
         dashboard_url,
@@ -99,6 +125,37 @@ def _with_otlp(dashboard_url: str, provider: str, seconds: float) -> Telemetry:
         flush=flush,
         close=close,
     )
+
+
+def _meters(resource: Resource, problems: dict[str, list[str]]) -> tuple[Any, bool]:
+    """The SDK's meter provider, and whether other monitors of the process share it."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+
+    if "prometheus" in exporters.chosen("METRICS"):
+        with _Problem(problems, "metrics"):
+            return exporters.prometheus_provider(resource), True
+    readers: list[MetricReader] = []
+    if exporters.wanted("METRICS"):
+        with _Problem(problems, "metrics"):
+            readers.append(PeriodicExportingMetricReader(exporters.metric_exporter()))
+    return MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False), False
+
+
+class _Problem:
+    """Notes why a signal cannot be sent, and goes on without it: sentence -> signals."""
+
+    def __init__(self, problems: dict[str, list[str]], signal: str) -> None:
+        self._problems, self._signal = problems, signal
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, exporters.ExportError):
+            self._problems.setdefault(str(error), []).append(self._signal)
+            return True
+        return False
 
 
 def _within(seconds: float, calls: list[Callable[[], object]]) -> None:

@@ -49,7 +49,7 @@ class Served:
     context: Any = field(default_factory=otel_context.get_current)
     started_ns: int = field(default_factory=time.time_ns)
     relevance: bytes | None = None
-    p_ik: float | None = None
+    signals: Mapping[str, float] | None = None
     reason: str | None = None
     log_probabilities: bytes = b""
     entropies: bytes = b""
@@ -84,7 +84,7 @@ class Desk:
             served.log_probabilities += parts.get("log_probabilities", b"")
             served.entropies += parts.get("entropies", b"")
             if "reason" in parts:
-                served.relevance, served.p_ik, served.reason = parts["relevance"], parts["p_ik"], parts["reason"]
+                served.relevance, served.signals, served.reason = parts["relevance"], parts["signals"], parts["reason"]
         for stage, times in parts.get("failed", {}).items():
             self.monitor.counters.add("failed", stage, times)
         if parts.get("about"):
@@ -146,7 +146,7 @@ class Desk:
             served.request_id,
             relevance,
             grids,
-            p_ik=served.p_ik,
+            signals=served.signals,
             answer=_numbers(served, len(tokens), length),
             seconds=time.perf_counter() - began,
         )

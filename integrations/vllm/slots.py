@@ -12,7 +12,7 @@ match is reported as not covered, never scored. Knows tensors, not engines. Noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -26,6 +26,8 @@ _ROWS_AT_ONCE = 1024
 """Rows projected at once: bounds the float32 copy of their states."""
 _NUMBERS_AT_ONCE = 1 << 24
 """Key numbers gathered at once when scoring: 64 MiB in float32."""
+_HEAD = 3
+"""Numbers in front of a prompt's positions in the transfer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,43 +88,58 @@ class SlotKeys:
             self.tags.index_copy_(0, slots, self._put(tags[part]))
 
     @torch.inference_mode()
-    def score(self, states: Tensor, block_table: Tensor, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Relevance of finished prompts.
+    def score(
+        self,
+        states: Tensor,
+        block_table: Tensor,
+        prompts: Sequence[Prompt],
+        probe: Callable[[Tensor], dict[str, Tensor]],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Relevance and signals of finished prompts.
 
         Args:
             states: (rows of the step, d).
             block_table: int (rows, blocks), the engine's, on the device.
             prompts: P of them.
+            probe: gives the signals that the states (P, d) at t alone hold, `Scorer.probe`.
 
         Returns:
             Float32 (P, N_max + 1): relevance at the image positions, padded; in the last column 1 where every slot
-            held the key of its token, else 0. And (P, d), the states at t.
+            held the key of its token, else 0. And the signals, float32 (P,) each, by name.
         """
         longest = max(len(prompt.positions) for prompt in prompts)
-        # One transfer: table row, row at t, then positions and tags, padded with the prompt's first image token.
-        packed = np.empty((len(prompts), 2 + 2 * longest), dtype=np.int64)
+        # One transfer: table row, row at t, N, then positions and tags, padded with the prompt's first image token.
+        packed = np.empty((len(prompts), _HEAD + 2 * longest), dtype=np.int64)
         for line, prompt in zip(packed, prompts, strict=True):
             count = len(prompt.positions)
-            line[0], line[1] = prompt.table_row, prompt.last
-            for offset, values in ((2, prompt.positions), (2 + longest, prompt.tags)):
+            line[:_HEAD] = prompt.table_row, prompt.last, count
+            for offset, values in ((_HEAD, prompt.positions), (_HEAD + longest, prompt.tags)):
                 line[offset : offset + count] = values
                 line[offset + count : offset + longest] = values[0]
         on_device = self._put(packed)
         last = states[on_device[:, 1]]
         at_once = max(1, _NUMBERS_AT_ONCE // (longest * self._proxy.config.key_size))
-        parts = [
-            self._score(last[start : start + at_once], block_table, on_device[start : start + at_once], longest)
-            for start in range(0, len(prompts), at_once)
-        ]
-        return torch.cat(parts), last
+        parts, signals = [], []
+        for start in range(0, len(prompts), at_once):
+            part = slice(start, start + at_once)
+            scores, own = self._score(last[part], block_table, on_device[part], longest)
+            parts.append(scores)
+            signals.append(own)
+        return torch.cat(parts), {
+            **probe(last),
+            **{name: torch.cat([own[name] for own in signals]) for name in signals[0]},
+        }
 
-    def _score(self, last: Tensor, block_table: Tensor, packed: Tensor, longest: int) -> Tensor:
-        positions, tags = packed[:, 2 : 2 + longest], packed[:, 2 + longest :]
+    def _score(
+        self, last: Tensor, block_table: Tensor, packed: Tensor, longest: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        positions, tags = packed[:, _HEAD : _HEAD + longest], packed[:, _HEAD + longest :]
+        image = torch.arange(longest, device=packed.device) < packed[:, 2:3]
         blocks = block_table[packed[:, :1], positions // self._block_size].long()
         slots = blocks * self._block_size + positions % self._block_size  # (P, N_max)
-        relevance = torch.sigmoid(self._proxy.logits(self.keys[slots].float(), last))
+        reading = self._proxy.match(self.keys[slots].float(), last, image)
         covered = (self.tags[slots] == tags).all(dim=1, keepdim=True)
-        return torch.cat([relevance, covered.float()], dim=1)
+        return torch.cat([torch.sigmoid(reading.relevance), covered.float()], dim=1), reading.signals(image)
 
     def _put(self, array: np.ndarray) -> Tensor:
         """A host array on the device, without waiting for the transfer."""

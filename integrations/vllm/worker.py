@@ -1,6 +1,6 @@
 """In the process that runs the model: what a step's final states say about the prompts that end in it.
 
-    before sampling   keys of the step's image rows -> buffer; prompts whose last row is here -> relevance, P(IK)
+    before sampling   keys of the step's image rows -> buffer; prompts whose last row is here -> relevance, signals
     while sampling    log probability and entropy of each chosen token
     with the result   one transfer to the host; read where the engine itself waits for its tokens
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -84,12 +84,12 @@ class Finding:
 
     Attributes:
         relevance: float32 (N,) as bytes, at the prompt's image tokens in order; None when there is none.
-        p_ik: the probe's P(I know); None without a probe.
+        signals: what the states gave beside the map (`Measured.signals`).
         reason: why there is no relevance; None when there is.
     """
 
     relevance: bytes | None = None
-    p_ik: float | None = None
+    signals: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -245,8 +245,8 @@ class Step:
         self._scratch = scratch
         self.findings = findings
         self._prompts: list[tuple[str, int]] = []  # request id, N
-        self._scores: Tensor | None = None  # (P, N_max + 1)
-        self._p_ik: Tensor | None = None  # (P,)
+        self._scores: Tensor | None = None  # (P, N_max + 1 + signals)
+        self._signals: tuple[str, ...] = ()  # names of the last columns
         self._distribution: Distribution | None = None  # until the tokens are chosen
         self._numbers: Tensor | None = None  # (M, 2)
         self._ready: torch.cuda.Event | None = None
@@ -254,10 +254,10 @@ class Step:
         self._about = ""
 
     def measure(self, scorer: Scorer, keys: SlotKeys, batch: Batch, ends: Sequence[tuple[str, Prompt]]) -> None:
-        """Queue relevance and P(IK) of the prompts that end in this step."""
-        scores, last = keys.score(batch.states, batch.block_table, [prompt for _, prompt in ends])
-        self._p_ik = scorer.probe(last)
-        self._scores = scores
+        """Queue relevance and signals of the prompts that end in this step."""
+        scores, signals = keys.score(batch.states, batch.block_table, [prompt for _, prompt in ends], scorer.probe)
+        self._signals = tuple(signals)
+        self._scores = torch.cat([scores, *(value[:, None] for value in signals.values())], dim=1)
         self._prompts = [(request_id, len(prompt.positions)) for request_id, prompt in ends]
 
     @torch.inference_mode()
@@ -283,11 +283,10 @@ class Step:
     def send(self, failed: dict[str, int], about: str) -> bool:
         """Queue the transfer to the host; whether there is anything to collect."""
         self._failed, self._about = failed, about
-        on_device = [part for part in (self._scores, self._p_ik, self._numbers) if part is not None]
+        on_device = [part for part in (self._scores, self._numbers) if part is not None]
         if on_device and on_device[0].device.type != "cpu":
-            self._scores, self._p_ik, self._numbers = (
-                None if part is None else part.to("cpu", non_blocking=True)
-                for part in (self._scores, self._p_ik, self._numbers)
+            self._scores, self._numbers = (
+                None if part is None else part.to("cpu", non_blocking=True) for part in (self._scores, self._numbers)
             )
             self._ready = torch.cuda.Event()
             self._ready.record()
@@ -300,11 +299,12 @@ class Step:
         findings = dict(self.findings)
         if self._scores is not None:
             scores = self._scores.numpy()
-            chances = self._p_ik.tolist() if self._p_ik is not None else [None] * len(scores)
-            for line, p_ik, (request_id, count) in zip(scores, chances, self._prompts, strict=True):
-                covered = line[-1] > 0.5
+            width = scores.shape[1] - len(self._signals)
+            for line, (request_id, count) in zip(scores, self._prompts, strict=True):
+                covered = line[width - 1] > 0.5
+                signals = dict(zip(self._signals, line[width:].tolist(), strict=True))
                 findings[request_id] = (
-                    Finding(line[:count].tobytes(), p_ik) if covered else Finding(reason="keys_missing")
+                    Finding(line[:count].tobytes(), signals) if covered else Finding(reason="keys_missing")
                 )
         numbers = self._numbers.numpy() if self._numbers is not None else np.empty((0, 2), np.float32)
         rows = np.array(self.rows if len(numbers) else [], dtype=np.int32)

@@ -1,12 +1,10 @@
-"""Scenes as a data set, and written out in the official form of VQAv2 so that the same code reads both."""
+"""Scenes as a data set."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -80,34 +78,3 @@ def _picture(pixels: np.ndarray) -> Image:
     from PIL import Image
 
     return Image.fromarray(pixels)
-
-
-def write_vqav2(folder: Path, kind: str, pictures: int, seed: int, questions: int = 4) -> tuple[Path, Path, Path]:
-    """Write scenes as VQAv2 has its files; returns the questions file, the annotations file and the pictures folder."""
-    images = folder / "val2014"
-    images.mkdir(parents=True, exist_ok=True)
-    asked: list[dict[str, Any]] = []
-    annotated: list[dict[str, Any]] = []
-    for image_id, scene in enumerate(scenes(kind, seed, pictures, questions), start=1):
-        _picture(scene.pixels).save(images / f"COCO_val2014_{image_id:012d}.png")
-        for number, question in enumerate(scene.questions):
-            question_id = image_id * 1000 + number
-            asked.append({"image_id": image_id, "question": question.text, "question_id": question_id})
-            kinds = {"existence": "yes/no", "count": "number"}
-            annotated.append(
-                {
-                    "question_type": question.family,
-                    "multiple_choice_answer": question.answer,
-                    "answers": [
-                        {"answer": question.answer, "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)
-                    ],
-                    "image_id": image_id,
-                    "answer_type": kinds.get(question.family, "other"),
-                    "question_id": question_id,
-                }
-            )
-    frame = {"info": {"description": f"{kind} scenes"}, "data_type": "mscoco", "data_subtype": "val2014"}
-    questions_file, annotations_file = folder / "questions.json", folder / "annotations.json"
-    questions_file.write_text(json.dumps({**frame, "task_type": "Open-Ended", "questions": asked}))
-    annotations_file.write_text(json.dumps({**frame, "annotations": annotated}))
-    return questions_file, annotations_file, images

@@ -62,7 +62,11 @@ class SceneKind:
         noise: smallest and largest standard deviation of the pixel noise (pixels in 0..1).
         tint: largest relative change of a colour channel over the whole picture.
         occluders: number of grey bars laid over the picture.
+        blurred: share of pictures that are out of focus.
+        contrast: smallest and largest contrast of the whole picture.
+        shade: largest relative darkening from one side of the picture to the other.
         style: "plain" or "shifted" wording.
+        dropped: share of questions that lack a word.
         families: question families asked.
     """
 
@@ -78,25 +82,43 @@ class SceneKind:
     noise: tuple[float, float] = (0.03, 0.08)
     tint: float = 0.0
     occluders: int = 0
+    blurred: float = 0.0
+    contrast: tuple[float, float] = (1.0, 1.0)
+    shade: float = 0.0
     style: str = "plain"
+    dropped: float = 0.0
     families: tuple[str, ...] = FAMILIES
 
 
 _NATURAL = SceneKind(habit=0.75, washed=0.66, smeared=0.2, faint=0.05, doubtful=1.0, yes=0.62, stray=0.85, apart=2)
 _PRIOR_FREE = SceneKind(habit=None)
+# Spoilt in ways that no test is: what teaches to notice that something is amiss.
+_SPOILT = replace(_NATURAL, objects=(2, 7), blurred=0.4, contrast=(0.4, 1.0), shade=0.5, dropped=0.4)
 KINDS: dict[str, SceneKind] = {
     "natural": _NATURAL,
     "prior_free": _PRIOR_FREE,
     "easy": replace(_PRIOR_FREE, washed=0.0, smeared=0.0, objects=(2, 5), noise=(0.0, 0.04)),
     "habitual": SceneKind(washed=0.4, smeared=0.23, faint=0.12, doubtful=0.6),  # natural but clearer: for teaching
+    "habit_free": replace(_NATURAL, habit=None),
+    "varied": replace(_SPOILT, habit=None),
+    "spoilt": _SPOILT,
     "counter_prior": replace(_NATURAL, habit=0.0),
+    "counter_prior_clear": replace(_NATURAL, habit=0.0, washed=0.0, smeared=0.0),
     "noise": replace(_NATURAL, noise=(0.14, 0.22)),
     "density": replace(_NATURAL, objects=(8, 11)),
     "color_balance": replace(_NATURAL, tint=0.45),
     "occlusion": replace(_NATURAL, occluders=4),
     "question_style": replace(_NATURAL, style="shifted"),
 }
-SHIFTED_KINDS = ("counter_prior", "noise", "density", "color_balance", "occlusion", "question_style")
+SHIFTED_KINDS = (
+    "counter_prior",
+    "counter_prior_clear",
+    "noise",
+    "density",
+    "color_balance",
+    "occlusion",
+    "question_style",
+)
 
 
 @dataclass(frozen=True)
@@ -242,8 +264,23 @@ def _draw(objects: tuple[SceneObject, ...], spec: SceneKind, rng: np.random.Gene
         picture[top : top + tall, left : left + wide] = rng.uniform(0.2, 0.8)
     if spec.tint:
         picture *= 1 + rng.uniform(-spec.tint, spec.tint, 3)
+    picture = _spoil(picture, spec, rng)
     picture += rng.normal(0, rng.uniform(*spec.noise), picture.shape)
     return (np.clip(picture, 0, 1) * 255).astype(np.uint8), owner
+
+
+def _spoil(picture: np.ndarray, spec: SceneKind, rng: np.random.Generator) -> np.ndarray:
+    """The whole picture out of focus, flat or unevenly lit; draws no random number where nothing of it is asked."""
+    if spec.blurred and rng.random() < spec.blurred:
+        for axis in (0, 1, 0, 1):
+            picture = (np.roll(picture, 1, axis) + picture + np.roll(picture, -1, axis)) / 3
+    if spec.contrast[0] < spec.contrast[1]:
+        picture = 0.5 + (picture - 0.5) * rng.uniform(*spec.contrast)
+    if spec.shade:
+        ramp = np.linspace(1, 1 - rng.uniform(0, spec.shade), SIZE)[:, None]
+        ramp = ramp if rng.random() < 0.5 else ramp[::-1]
+        picture = picture * (ramp if rng.random() < 0.5 else ramp.T)[..., None]
+    return picture
 
 
 # --- asking --------------------------------------------------------------------------------------------------------
@@ -285,7 +322,13 @@ def _ask(
 
 def _word(spec: SceneKind, rng: np.random.Generator, template: str, **words: str) -> str:
     choices = _WORDING[spec.style][template]
-    return choices[rng.integers(len(choices))].format(**words)
+    text = choices[rng.integers(len(choices))]
+    if spec.dropped and rng.random() < spec.dropped:
+        parts = text.split()
+        plain = [number for number, part in enumerate(parts[:-1]) if "{" not in part]
+        parts.pop(plain[rng.integers(len(plain))])
+        text = " ".join(parts)
+    return text.format(**words)
 
 
 def _single(objects: tuple[SceneObject, ...], rng: np.random.Generator, attribute: str) -> int | None:

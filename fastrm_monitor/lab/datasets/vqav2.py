@@ -6,19 +6,19 @@ the official normalisation of answers (Antol et al. 2015, Goyal et al. 2017).
 
 from __future__ import annotations
 
-import json
 import re
-import zlib
+import sys
 from collections.abc import Iterator
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab.datasets.base import Sample
-from fastrm_monitor.records.images import load_picture
+from fastrm_monitor.lab.datasets.file_set import FileSet, Row
+from fastrm_monitor.lab.datasets.files import name, picture_name, shown, text
+from fastrm_monitor.lab.datasets.json_stream import FormError, entries
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5",
@@ -59,8 +59,8 @@ def vqa_score(answer: str, references: tuple[str, ...]) -> float:
     return sum(min(count / 3, 1.0) for count in matches) / len(matches)
 
 
-class VQAv2:
-    """VQAv2's official files.
+class VQAv2(FileSet):
+    """VQAv2's official files; the group of a question is its answer type: yes/no, number, other.
 
     Args:
         questions: e.g. `v2_OpenEnded_mscoco_val2014_questions.json`.
@@ -73,114 +73,65 @@ class VQAv2:
     """
 
     def __init__(self, questions: Path, annotations: Path, images: Path, limit: int | None = None) -> None:
-        asked = _read(questions, "questions", ("question_id", "image_id", "question"))[:limit]
-        known = {row["question_id"]: row for row in _read(annotations, "annotations", ("question_id", "answers"))}
-        if not images.is_dir():
-            raise DataError(f"There is no folder of pictures at {images}.")
-        if not asked:
-            raise DataError(f"{questions} holds no questions.")
-        missing = [row["question_id"] for row in asked if row["question_id"] not in known]
-        if missing:
-            raise DataError(
-                f"{annotations} has no annotation for {len(missing)} of {len(asked)} questions of {questions} "
-                f"(first: {missing[0]}): take the two files of the same split."
-            )
-        # The folder's path and time too: labels of other pictures must not be taken for these.
-        folder = zlib.crc32(f"{images.resolve()} {images.stat().st_mtime_ns}".encode())
-        self.name = f"vqav2-{questions.stem[:80]}-{len(asked)}-{folder:08x}"
-        self._images = images
-        self._rows = [(row, known[row["question_id"]]) for row in asked]
-        _check_folder(images, [row["image_id"] for row in asked[:_LOOKED_FOR]])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Sample]:
-        for row, annotation in self._rows:
-            yield Sample(
-                id=str(row["question_id"]),
-                picture_id=str(row["image_id"]),
-                picture=partial(_load, self._images, row["image_id"]),
-                question=row["question"],
-                answers=tuple(str(one["answer"]) for one in annotation["answers"]),
-                group=str(annotation.get("answer_type", "all")),
-            )
+        super().__init__("vqav2", questions, images, _rows(questions, annotations, limit))
 
     def right(self, sample: Sample, answer: str) -> bool:
         """At least half of the official score: two of the ten annotators agree."""
         return vqa_score(answer, sample.answers) >= 0.5
 
 
-_LOOKED_FOR = 500
-"""Questions whose pictures are looked for at once: a wrong folder is noticed before an hour of work."""
-
-
-def _check_folder(images: Path, image_ids: list[int | str]) -> None:
-    refused: DataError | None = None
-    for image_id in dict.fromkeys(image_ids):
-        try:
-            find_picture(images, image_id)
-        except DataError as error:
-            refused = refused or error
-        else:
-            return
-    if refused is not None:
-        raise refused
-
-
-def _load(images: Path, image_id: int | str) -> Any:
-    return load_picture(find_picture(images, image_id))
-
-
-def find_picture(images: Path, image_id: int | str) -> Path:
-    """The file of a picture: COCO's name of any split, or the plain id, with any common extension.
-
-    Raises:
-        DataError: there is none.
-    """
-    stems = [str(image_id)]
-    if len(stems[0]) > 200:
+def _rows(questions: Path, annotations: Path, limit: int | None) -> Iterator[Row]:
+    asked = list(islice(_asked(questions), limit))
+    known = _annotated(annotations, {question_id for question_id, *_ in asked})
+    missing = [question_id for question_id, *_ in asked if question_id not in known]
+    if missing:
         raise DataError(
-            f"A picture's id has {len(stems[0])} characters ({stems[0][:20]}...): the questions file is damaged."
+            f"{annotations} has no annotation for {len(missing)} of {len(asked)} questions of {questions} "
+            f"(first: {shown(missing[0])}): take the two files of the same split."
         )
-    if str(image_id).isdigit():
-        number = f"{int(image_id):012d}"
-        stems += [f"COCO_{split}_{number}" for split in ("train2014", "val2014", "test2015")] + [number]
-    for stem in stems:
-        for extension in _EXTENSIONS:
-            path = images / f"{stem}{extension}"
-            if path.is_file():
-                return path
-    raise DataError(f"There is no picture of id {image_id} in {images} (tried names such as {stems[-1]}.jpg).")
+    for question_id, picture, question in asked:
+        yield Row(question_id, picture, question, *known[question_id])
 
 
-def _read(path: Path, key: str, needed: tuple[str, ...]) -> list[dict[str, Any]]:
+def _asked(questions: Path) -> Iterator[tuple[str, str, str]]:
+    """(question id, picture id, question) of every question."""
+    where = "it"
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))[key]
-        if not isinstance(rows, list) or not all(_usable(row, needed) for row in rows):
-            raise KeyError(key)
-    except FileNotFoundError:
-        raise DataError(f"There is no file {path}.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, OSError) as error:
-        raise DataError(f"{path} is not a complete JSON file ({error}): download it again.") from None
-    except (KeyError, TypeError):
-        raise DataError(
-            f"{path} is not an official VQAv2 file: it needs a list '{key}' whose rows have {', '.join(needed)}."
-        ) from None
-    return rows
+        for number, raw in enumerate(entries(questions, "questions"), start=1):
+            where = f"row {number}"
+            yield name(raw, "question_id"), sys.intern(picture_name(raw, "image_id")), text(raw, "question")
+    except FormError as error:
+        raise _wrong(questions, "questions", "question_id, image_id, question", f"{where} {error}") from None
 
 
-def _usable(row: Any, needed: tuple[str, ...]) -> bool:
-    """Whether a row has the needed fields and they are of the kind that the official files have."""
-    if not isinstance(row, dict) or not set(needed) <= set(row):
-        return False
-    answers = row.get("answers", [{"answer": ""}])
-    question = row.get("question", "")
-    return (
-        all(isinstance(row[name], int | str) for name in needed if name != "answers")
-        and isinstance(question, str)
-        and not any("\ud800" <= character <= "\udfff" for character in question)  # half a character
-        and isinstance(answers, list)
-        and len(answers) > 0
-        and all(isinstance(one, dict) and "answer" in one for one in answers)
+def _annotated(annotations: Path, wanted: set[str]) -> dict[str, tuple[tuple[str, ...], str]]:
+    """The answers and the answer type of the wanted questions; reading stops when all were met."""
+    known: dict[str, tuple[tuple[str, ...], str]] = {}
+    where = "it"
+    try:
+        for number, raw in enumerate(entries(annotations, "annotations"), start=1):
+            where = f"row {number}"
+            question_id, answers = name(raw, "question_id"), raw.get("answers")
+            if not isinstance(answers, list) or not answers:
+                raise FormError("has no list 'answers'")
+            if question_id in wanted:
+                said = tuple(sys.intern(_answer(one)) for one in answers)
+                known[question_id] = said, sys.intern(text({"answer_type": "all", **raw}, "answer_type"))
+            if len(known) == len(wanted):
+                break
+    except FormError as error:
+        raise _wrong(annotations, "annotations", "question_id, answers", f"{where} {error}") from None
+    return known
+
+
+def _answer(annotator: Any) -> str:
+    """What an annotator said; it may be blank, and is a number in some copies of the files."""
+    if not isinstance(annotator, dict) or not isinstance(annotator.get("answer"), str | int | float):
+        raise FormError("has an annotator without 'answer'")
+    return str(annotator["answer"])
+
+
+def _wrong(path: Path, key: str, needed: str, found: str) -> DataError:
+    return DataError(
+        f"{path} is not an official VQAv2 file: it needs a list '{key}' whose rows have {needed} ({found})."
     )

@@ -1,0 +1,137 @@
+"""What the sections that ask the model again say: cost, perturbation, layers.
+
+Pure functions of the report; each gives a verdict and the sentence with the numbers that decided it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastrm_monitor.lab.report.decisions import (
+    FAILS,
+    HOLDS,
+    MARGIN,
+    MISSING,
+    OPEN,
+    Found,
+    Report,
+    above,
+    all_hold,
+    opposite,
+    signed,
+    turned,
+    valued,
+)
+
+_TIME, _MEMORY = 0.998, 0.444
+"""What the paper says its proxy saves."""
+_LEFT_OUT = "The section was left out."
+
+
+def _unmeasured(found: Report | None) -> Found:
+    return (MISSING, _LEFT_OUT) if found is None else (OPEN, str(found["too_few"]))
+
+
+def time(report: Report) -> Found:
+    """Whether the proxy saves as much time as the paper says, against the published teacher."""
+    found = report["cost"]
+    if found is None:
+        return MISSING, _LEFT_OUT
+    name = next(iter(report["proxies_compared"]))
+    saved, row = found["less_time_than_published"][name], found["less_time_than_row"][name]
+    seconds = {
+        variant: 1000 * found["seconds"][variant]["median"] for variant in ("teacher_published", "teacher_row", name)
+    }
+    said = (
+        f"{_percent(saved)} less: {seconds[name]:.3f} ms by the proxy, {seconds['teacher_published']:.1f} ms by the "
+        f"published teacher; {_percent(row)} less than the {seconds['teacher_row']:.1f} ms of the teacher by row "
+        f"({found['device']}, {found['prompt_tokens']} tokens)."
+    )
+    return above(saved["ci95"], _TIME), said
+
+
+def memory(report: Report) -> Found:
+    """Whether it saves as much memory, weights included, at the peak of answering and explaining."""
+    found = report["cost"]
+    if found is None:
+        return MISSING, _LEFT_OUT
+    name = next(iter(report["proxies_compared"]))
+    weights, alive = found["memory"]["weights"], found["memory"]["alive"]
+    ours = weights + alive["forward"] + found["extra_memory_of_forward"][name]["bytes"]
+    theirs = weights + alive["teacher_published"]
+    saved = 1 - ours / theirs
+    said = (
+        f"{saved:.1%} less at the peak, weights included: {ours / 2**20:.1f} MiB for answer and map with the proxy, "
+        f"{theirs / 2**20:.1f} MiB with the published teacher ({found['device']}, {found['prompt_tokens']} tokens)."
+    )
+    return HOLDS if saved >= _MEMORY else FAILS, said
+
+
+def _percent(saved: Mapping[str, Any]) -> str:
+    low, high = saved["ci95"]
+    return f"{saved['value']:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def perturbation(report: Report) -> Found:
+    """Whether masking by the proxy's order costs more accuracy than masking at random."""
+    found = report["perturbation"]
+    if found is None or "too_few" in found:
+        return _unmeasured(found)
+    apart, area = found["difference"]["proxy - random"], found["area"]
+    teacher = found["difference"]["teacher - random"]
+    said = (
+        f"Area under the accuracy over {found['questions']} questions: "
+        f"{valued(area['proxy']['mean'], area['proxy']['ci95'])} by the proxy's order, "
+        f"{valued(area['random']['mean'], area['random']['ci95'])} at random, a difference of "
+        f"{signed(apart['difference'], apart['ci95'])} (by the teacher's order "
+        f"{signed(teacher['difference'], teacher['ci95'])}; below 0 the order finds what answers rest on)."
+    )
+    return above(turned(apart["ci95"], False), 0.0), said
+
+
+def perturbation_fails(report: Report) -> Found:
+    """The failure signature: it does not."""
+    verdict, said = perturbation(report)
+    return opposite(verdict), said
+
+
+def failure_modes(report: Report) -> Found:
+    """Whether the map lies less on what was asked about where the answer is wrong, in each known way."""
+    found = report["perturbation"]
+    if found is None or "too_few" in found:
+        return _unmeasured(found)
+    decided, said = [], []
+    for mode, own in found["failures"].items():
+        if not own["wrong"]["answers"]:
+            continue
+        apart = own["difference"]["on_boxes"]["proxy"]
+        changed = [own[side]["changed"] for side in ("wrong", "right")]
+        if apart["ci95"] is not None:
+            decided.append(above(turned(apart["ci95"], False), 0.0))
+        said.append(
+            f"{mode} ({own['wrong']['answers']} wrong answers): {signed(apart['difference'], apart['ci95'])} of the "
+            "relevance on what was asked about against right answers"
+        )
+        if changed[0]["n"] and changed[1]["n"]:
+            shares = " of these and ".join(valued(one["rate"], one["ci95"]) for one in changed)
+            said[-1] += f", masking the most relevant quarter changes {shares} of right ones"
+    return all_hold(decided), f"{'; '.join(said) or 'No answer is wrong'}."
+
+
+def layers(report: Report) -> Found:
+    """Whether no other layer is better than the final states by more than the margin."""
+    found = report["layers"]
+    if found is None or "too_few" in found:
+        return _unmeasured(found)
+    final = found["choices"]["final"]["auprc"]
+    decided, said = [], []
+    for name, own in found["choices"].items():
+        if "difference" in own:
+            apart = own["difference"]["auprc"]
+            decided.append(above(turned(apart["ci95"], False), -MARGIN))
+            said.append(f"{name} {signed(apart['difference'], apart['ci95'])}")
+    return all_hold(decided), (
+        f"AUPRC {valued(final['value'], final['ci95'])} from the final states on {found['questions']} questions; above "
+        f"that (a gain of {MARGIN} counts as none): {'; '.join(said) or 'no other layer'}."
+    )

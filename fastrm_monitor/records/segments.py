@@ -1,0 +1,158 @@
+"""One file of the spool: records are appended, read from the front, and taken off the end. Knows nothing of the others.
+
+What a file holds is known from its index in memory; a file that was left behind is read once to make it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastrm_monitor.records.frames import HEADER, records
+
+_MOST_BYTES = 4 << 20
+"""A longer file gets no more records: space is freed file by file."""
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+@dataclass(eq=False)
+class Segment:
+    """A file of records.
+
+    Attributes:
+        path: ends in ".flagged" or ".sampled".
+        owner: the process that wrote it.
+        ends: positions where its records end.
+        done: the first so many need no delivery any more.
+        lent: so many after those are being delivered.
+        full: it gets no more records.
+    """
+
+    path: Path
+    owner: str
+    ends: list[int] = field(default_factory=list)
+    done: int = 0
+    lent: int = 0
+    full: bool = False
+
+    @classmethod
+    def left_behind(cls, path: Path, owner: str) -> Segment | None:
+        """The index of a file; None when it is of a later version, or when it holds nothing and was removed."""
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        if data.startswith(HEADER):
+            segment = cls(path, owner, [end for end, _ in records(data)], full=True)
+            if segment.ends:
+                return segment
+        elif data.startswith(HEADER[:-1]) and len(data) >= len(HEADER):
+            return None
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether its records are of flagged answers."""
+        return self.path.suffix == ".flagged"
+
+    @property
+    def size(self) -> int:
+        """Bytes up to the end of its last record."""
+        return self._end(len(self.ends))
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not delivered."""
+        return len(self.ends) - self.done
+
+    @property
+    def droppable(self) -> int:
+        """Bytes of unflagged records that are not being delivered."""
+        return 0 if self.flagged else self.size - self._end(self.done + self.lent)
+
+    def has_room(self, length: int) -> bool:
+        """Whether a record of so many bytes may be appended."""
+        return not self.full and (not self.ends or self.size + length <= _MOST_BYTES)
+
+    def append(self, data: bytes) -> None:
+        """Write a record at the end.
+
+        Raises:
+            OSError: it could not be written; what was half-written is cut off by the next, or skipped by the reader.
+        """
+        new = 0 if self.ends else os.O_CREAT
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | new | _NO_LINK, 0o600)
+            try:
+                os.ftruncate(descriptor, self.size if self.ends else 0)
+                os.lseek(descriptor, 0, os.SEEK_END)
+                write_all(descriptor, data if self.ends else HEADER + data)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            self.full = True  # the next record goes to another file, this one may be gone
+            raise
+        self.ends.append(self.size + len(data))
+
+    def lend(self, most: int, most_bytes: int) -> list[bytes | None]:
+        """The payloads of the next records to deliver, at least one; None for one that is damaged or gone."""
+        start = self._end(self.done)
+        chosen = self.ends[self.done : self.done + most]
+        while len(chosen) > 1 and chosen[-1] - start > most_bytes:
+            chosen.pop()
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(start)
+                found = dict(records(file.read(chosen[-1] - start), 0))
+        except OSError:
+            found = {}
+        self.lent = len(chosen)
+        return [found.get(end - start) for end in chosen]
+
+    def drop_newest(self) -> int:
+        """Take the last record off; returns its bytes."""
+        end = self.ends.pop()
+        with suppress(OSError):
+            os.truncate(self.path, self.size)
+        return end - self.size
+
+    def remove(self) -> None:
+        """Delete the file."""
+        with suppress(OSError):
+            self.path.unlink()
+
+    def _end(self, count: int) -> int:
+        return self.ends[count - 1] if count else len(HEADER)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file for the owner only, in place of one that may be there; a reader finds the old or the new one.
+
+    Raises:
+        OSError: it could not be written; the old one is as it was.
+    """
+    new = path.with_suffix(".new")
+    with suppress(FileNotFoundError):
+        new.unlink()
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+    new.replace(path)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all the bytes; the system may take them in parts.
+
+    Raises:
+        OSError: it took no more.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

