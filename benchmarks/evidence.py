@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -251,9 +253,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the report there too, as markdown")
     arguments = parser.parse_args()
     quick = arguments.quick
-    pictures, judged = arguments.pictures or (60 if quick else 3000), arguments.test_pictures or (30 if quick else 500)
+    pictures, judged = arguments.pictures or (60 if quick else 1500), arguments.test_pictures or (30 if quick else 300)
     began = time.perf_counter()
     report = Report(200, "# The proxy and its confidence on drawn scenes")
+    report.line(f"`python {shlex.join(sys.argv)}`")
     report.line(
         f"{platform.machine()}, {torch.get_num_threads()} threads; torch {torch.__version__}; seeds "
         f"{', '.join(map(str, arguments.seeds))}; intervals: 95 %, bootstrap over pictures."
@@ -265,7 +268,7 @@ def main() -> None:
             Asker(model, processor),
             layout_for(model.config, processor),
             arguments.cache,
-            arguments.epochs or (2 if quick else 10),
+            arguments.epochs or (2 if quick else 8),
             arguments.seeds,
             bar,
         )
