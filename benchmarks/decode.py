@@ -185,7 +185,7 @@ def save_random_proxy(folder: Path, model: LlavaForConditionalGeneration) -> Non
     probe = torch.randn(text.hidden_size, generator=torch.Generator().manual_seed(1)) / text.hidden_size**0.5
     save_proxy(
         folder,
-        build_proxy(ProxyConfig(hidden_size=text.hidden_size, key_size=256)),
+        build_proxy(ProxyConfig(text.hidden_size, key_size=256, projection_size=256, grounding=True, evidence=True)),
         norm.weight,
         LogisticConfidence(
             features=names,

@@ -564,7 +564,15 @@ def make_model(folder: Path, shape: Shape) -> tuple[Path, Path]:
     norm = model.model.language_model.norm
     save_proxy(
         proxy_folder,
-        build_proxy(ProxyConfig(hidden_size=shape.width, key_size=shape.key_size)),
+        build_proxy(
+            ProxyConfig(
+                hidden_size=shape.width,
+                key_size=shape.key_size,
+                projection_size=shape.key_size,
+                grounding=True,
+                evidence=True,
+            )
+        ),
         norm.weight,
         model_id="random weights",
         model_type="llava",
@@ -723,7 +731,7 @@ def main() -> None:
             what = (
                 f"LLaVA with random weights: hidden size {shape.width}, {shape.layers} layers, vocabulary "
                 f"{shape.vocabulary:,}, {(shape.side // shape.patch) ** 2} image tokens a picture, proxy d_k "
-                f"{shape.key_size}"
+                f"{shape.key_size}, two-layer projections, both heads"
             )
         else:
             model, proxy, what = arguments.model, arguments.proxy, arguments.model
