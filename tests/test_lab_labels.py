@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,25 +20,9 @@ from fastrm_monitor.lab.datasets.base import Sample
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
 from fastrm_monitor.lab.labels import Labels, default_cache, make_labels
 from fastrm_monitor.lab.teacher import Teacher
-from tests.tiny import made_up_labels, tiny_asker
+from tests.tiny import Listed, made_up_labels, tiny_asker
 
 SHARD = 8
-
-
-class Listed:
-    """A data set of given samples, in which every answer is right that is the first reference."""
-
-    def __init__(self, samples: list[Sample], name: str = "listed") -> None:
-        self.name, self.samples = name, samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
-
-    def right(self, sample: Sample, answer: str) -> bool:
-        return answer == sample.answers[0]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,22 +21,11 @@ from fastrm_monitor.lab.distill import Recipe
 from fastrm_monitor.lab.labels import Labels
 from fastrm_monitor.lab.layers import layers
 from fastrm_monitor.lab.teacher import Explained, Teacher
-from tests.tiny import WIDTH, tiny_asker
+from tests.tiny import WIDTH, Listed, tiny_asker
 
 
-class Listed:
-    """A data set of given samples."""
-
-    name = "listed"
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
+class Unanswered(Listed):
+    """A data set whose answers nobody may ask for."""
 
     def right(self, sample: Sample, answer: str) -> bool:
         raise AssertionError("no answer is needed")
@@ -191,9 +180,9 @@ def test_too_little_data(asker: Asker) -> None:
 
     samples = [replace(one, picture=unreadable) for one in scenes(2)]
     with pytest.raises(DataError, match="listed has no question whose picture can be read"):
-        layers(asker, Listed(samples))
+        layers(asker, Unanswered(samples))
     with pytest.raises(DataError, match="pictures are too few"):
-        layers(asker, Listed(samples + list(SceneSet(["easy"], 2, seed=5))), choices=[])
+        layers(asker, Unanswered(samples + list(SceneSet(["easy"], 2, seed=5))), choices=[])
     found = layers(asker, scenes(16), choices=[(1,)], epochs=1, limit=30)
     own = found["choices"]["layer 1"]["difference"]["auprc"]
     assert np.isfinite(own["difference"])

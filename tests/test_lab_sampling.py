@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,28 +10,9 @@ from PIL import Image
 
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab.ask import Asker
-from fastrm_monitor.lab.datasets.base import Sample
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
 from fastrm_monitor.lab.sampling import sampling_consistency, spread
-from tests.tiny import tiny_asker
-
-
-class Listed:
-    """A data set of given samples."""
-
-    name = "listed"
-
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
-
-    def right(self, sample: Sample, answer: str) -> bool:
-        return answer == sample.answers[0]
+from tests.tiny import Listed, tiny_asker
 
 
 @pytest.fixture(scope="module")

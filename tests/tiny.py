@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastrm_monitor.lab.ask import Asker
+from fastrm_monitor.lab.datasets.base import Sample
 from fastrm_monitor.lab.embed import build_model, build_processor
 from fastrm_monitor.lab.labels import Labels
 from fastrm_monitor.scoring.checkpoint import ProxyFolder
@@ -26,6 +27,22 @@ from fastrm_monitor.scoring.proxy import Form, ProxyConfig, build_proxy
 from fastrm_monitor.scoring.scorer import Scorer
 
 WIDTH = 64
+
+
+class Listed:
+    """A data set of given samples, in which every answer is right that is the first reference."""
+
+    def __init__(self, samples: list[Sample], name: str = "listed") -> None:
+        self.name, self.samples = name, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def right(self, sample: Sample, answer: str) -> bool:
+        return answer == sample.answers[0]
 
 
 @cache

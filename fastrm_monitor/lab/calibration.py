@@ -26,6 +26,7 @@ from fastrm_monitor.scoring.confidence import ANSWER_FEATURES, LogisticConfidenc
 from fastrm_monitor.scoring.entropy import MAP_FEATURES, map_features
 from fastrm_monitor.scoring.patches import PatchLayout
 from fastrm_monitor.scoring.proxy import SIGNALS, Proxy
+from fastrm_monitor.scoring.scorer import Measured
 from fastrm_monitor.types import RelevanceMap
 
 CONFIDENCE_FEATURES = (*ANSWER_FEATURES, "p_ik", *SIGNALS, *MAP_FEATURES)
@@ -76,20 +77,17 @@ def features(
     proxy: Proxy, probe: Probe | None, labels: Labels, rows: Sequence[int], layout: PatchLayout
 ) -> tuple[list[RelevanceMap], list[dict[str, float]]]:
     """Map and features of each question, as they are had when serving."""
-    raw: list[np.ndarray] = []
-    signals: list[dict[str, float]] = []
+    read: list[tuple[np.ndarray, dict[str, float]]] = []
     for _, batch in labels.batches(rows, 128):
         reading = proxy.read(batch.states, batch.image, batch.valid)
-        raw += [one[where].numpy() for one, where in zip(torch.sigmoid(reading.relevance), batch.image, strict=True)]
-        own = reading.signals(batch.image)
+        signals = reading.signals(batch.image)
         if probe is not None:
-            own["p_ik"] = probe(batch.states[:, -1])
-        values = torch.stack(list(own.values()), 1).tolist() if own else [[]] * len(batch.states)
-        signals += [dict(zip(own, value, strict=True)) for value in values]
-    maps = arrange(raw, labels, rows, layout)
+            signals["p_ik"] = probe(batch.states[:, -1])
+        read += Measured(torch.sigmoid(reading.relevance), batch.image, signals).rows()
+    maps = arrange([relevance for relevance, _ in read], labels, rows, layout)
     numbers = [
-        {**map_features([one]), **labels.facts[row].numbers, **more}
-        for one, row, more in zip(maps, rows, signals, strict=True)
+        {**map_features([one]), **labels.facts[row].numbers, **own}
+        for one, row, (_, own) in zip(maps, rows, read, strict=True)
     ]
     return maps, numbers
 
