@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 OPEN ?= 1
+AXE := 4.14.1
 # vLLM pins versions of its own, so its tests have an environment of their own.
 VLLM := .venv-vllm
 WITH_VLLM := PYTHONPATH=$(CURDIR)/tests/with_vllm/site:$(CURDIR)
 
-.PHONY: demo test test-vllm check format bench evidence faults bench-vllm bench-decode clean
+.PHONY: demo test test-vllm check format bench evidence sizes faults bench-store bench-vllm bench-decode clean
 
 demo: $(VENV)/demo.stamp  ## Serve real requests through the embedded model, then open the dashboard (OPEN=0: do not)
 	$(BIN)/fastrm-monitor demo $(if $(filter 0,$(OPEN)),--no-open,--open)
@@ -41,8 +42,14 @@ bench: $(VENV)/test.stamp  ## What monitoring costs, side by side in one run
 evidence: $(VENV)/test.stamp  ## Proxies, features and amounts of training compared, from nothing
 	$(BIN)/python benchmarks/evidence.py
 
+sizes: $(VENV)/test.stamp  ## Three sizes of the small LLaVA, and what proxy and confidence are worth on each
+	$(BIN)/python benchmarks/sizes.py
+
 faults: $(VENV)/test.stamp  ## What is lost when databases, disks and processes fail (QUICK=1: with fewer answers)
 	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/faults.py $(if $(QUICK),--quick)
+
+bench-store: $(VENV)/test.stamp  ## The dashboard's queries with a million cases, and their plans
+	$(BIN)/python benchmarks/store.py --output docs/results/store.md
 
 bench-vllm: $(VLLM)/test.stamp  ## What monitoring costs vLLM, side by side in one run
 	$(WITH_VLLM) $(VLLM)/bin/python benchmarks/serving.py
@@ -65,7 +72,9 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
-	$(PIP) -e '.[hf,otel,grpc,prometheus,dashboard,postgres,lab]' --group dev
+	$(PIP) -e '.[hf,otel,grpc,prometheus,dashboard,export,postgres,lab]' --group dev
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/axe axe-core@$(AXE); \
+	else echo "There is no npm, so axe-core is not installed: the accessibility tests are left out."; fi
 	touch $@ $(VENV)/demo.stamp
 
 $(VLLM)/test.stamp: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""The two curves of the overview, as Altair charts. Knows buckets, not the store."""
+"""The curves of the overview and the bars of the health page, as Altair charts. Knows buckets, not the store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from fastrm_monitor.dashboard.traffic import Bucket, Step, wilson
 
 _TIMES = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}
 _HEIGHT = 190
+_BARS = 30
 
 
 def flag_rate(buckets: Sequence[Bucket], step: Step, color: str) -> alt.LayerChart:
@@ -57,6 +59,40 @@ def mean_confidence(buckets: Sequence[Bucket], step: Step, color: str) -> alt.La
     ]
     mean = alt.Y("mean:Q", title=None, axis=alt.Axis(format=".1f", tickCount=4), scale=alt.Scale(domain=[0, 1]))
     return _joined(None, _base(rows, step), mean, tips, color)
+
+
+def latency(seconds: Sequence[float], color: str) -> alt.Chart:
+    """How often scoring took how long, on a logarithmic axis of milliseconds.
+
+    Args:
+        seconds: at least one; what is below a microsecond is shown as one.
+        color: of the bars.
+    """
+    milliseconds = 1000 * np.maximum(seconds, 1e-6)  # (n,)
+    low, high = np.log10(milliseconds.min()), np.log10(milliseconds.max())
+    edges = np.logspace(low - 0.05, high + 0.05, _BARS + 1)  # (bars + 1,)
+    counts, _ = np.histogram(milliseconds, edges)
+    rows = [
+        {"from": float(start), "to": float(end), "answers": int(count)}
+        for start, end, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    axis = alt.Axis(format="~g", tickCount=5, labelOverlap=True, grid=False)
+    bars: alt.Chart = (
+        alt.Chart(alt.InlineData(values=rows), height=_HEIGHT)
+        .mark_bar(color=color)
+        .encode(
+            x=alt.X("from:Q", title="milliseconds", axis=axis, scale=alt.Scale(type="log", nice=False)),
+            x2="to:Q",
+            y2=alt.datum(0),
+            y=alt.Y("answers:Q", title=None, axis=alt.Axis(tickCount=4)),
+            tooltip=[
+                alt.Tooltip("from:Q", format=".3~g", title="From (ms)"),
+                alt.Tooltip("to:Q", format=".3~g", title="To (ms)"),
+                alt.Tooltip("answers:Q", title="Answers"),
+            ],
+        )
+    )
+    return bars
 
 
 def _base(rows: list[dict[str, Any]], step: Step) -> alt.Chart:

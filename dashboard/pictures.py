@@ -1,6 +1,6 @@
-"""The picture of a case with its heatmap, and the controls of the heatmap.
+"""The pictures of a case with their heatmaps, above the controls.
 
-A fragment: moving the slider draws the picture again and asks the store nothing.
+A fragment: moving a slider draws the pictures again and asks the store nothing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from fastrm_monitor.dashboard import views
+from fastrm_monitor.dashboard.drawing import Drawing, controls
 from fastrm_monitor.dashboard.queries import CaseView, PictureView
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.overlay import RAMP, Scale, overlay
 from fastrm_monitor.records.images import MOST_PIXELS, unpack_map
-from fastrm_monitor.types import WHOLE
+from fastrm_monitor.types import WHOLE, RelevanceMap
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _PLAIN = (112, 118, 130)  # in place of a picture that is not there
+GAP = 16
+"""Pixels between two pictures side by side."""
+_MOST_CELLS = 4096  # patches that can be pointed at; more would make the page slow
 
 
 @st.fragment
@@ -37,12 +41,11 @@ def panel(view: CaseView, *, room: tuple[int, int], every: bool = False) -> None
     chosen = range(len(view.pictures))
     if len(view.pictures) > 1 and not every:
         chosen = range(_choose(len(view.pictures), view.case_id), len(view.pictures))[:1]
-    shown = st.session_state.get("show_heatmap", True)
     slot = st.container(key="frm-pictures", gap="small")
-    opacity, patches, scale = _controls(shown, room[1])
+    drawing = controls()
     for number in chosen:
         with slot:
-            _one(view.pictures[number], number, len(view.pictures), room, opacity if shown else None, patches, scale)
+            _one(view.pictures[number], number, len(view.pictures), room, drawing)
 
 
 def _choose(count: int, case_id: str) -> int:
@@ -59,65 +62,102 @@ def _choose(count: int, case_id: str) -> int:
     return picked or 0
 
 
-def _flip() -> None:
-    st.session_state["show_heatmap"] = not st.session_state.get("show_heatmap", True)
-
-
-def _controls(shown: bool, width: int) -> tuple[float, bool, Scale]:
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium", key="frm-controls"):
-        st.button(
-            "Hide heatmap" if shown else "Show heatmap",
-            icon=":material/visibility_off:" if shown else ":material/visibility:",
-            key="toggle-heatmap",
-            shortcut="H",
-            on_click=_flip,
-            width=170,
-        )
-        patches = st.toggle(
-            "Patches",
-            key="patches",
-            disabled=not shown,
-            persist_state="session",
-            help="The patches as the model has them.",
-        )
-        stretched = st.toggle(
-            "Stretch",
-            key="stretch",
-            disabled=not shown,
-            persist_state="session",
-            help="Colours from this picture's lowest to its highest relevance. It shows the shape of a weak map and "
-            "hides that it is weak.",
-        )
-    opacity = st.slider(
-        "Opacity", 0.0, 1.0, 0.6, 0.05, key="opacity", disabled=not shown, persist_state="session", width=width
-    )
-    return float(opacity), bool(patches), "picture" if stretched else "fixed"
-
-
-def _one(
-    picture: PictureView,
-    number: int,
-    count: int,
-    room: tuple[int, int],
-    opacity: float | None,
-    patches: bool,
-    scale: Scale,
-) -> None:
+def _one(picture: PictureView, number: int, count: int, room: tuple[int, int], drawing: Drawing) -> None:
     try:
-        values = unpack_map(picture.relevance, picture.rows, picture.columns)
-        drawn, missing = canvas(picture, room)
-        if opacity is not None:
-            drawn = overlay(drawn, values, picture.region, opacity=opacity, patches=patches, scale=scale)
-            drawn = _framed(drawn, picture.region)
+        grid = map_of(picture)
+        if drawing.heatmap and drawing.beside:
+            half = ((room[0] - GAP) // 2, room[1])
+            with st.container(horizontal=True, gap="small"):
+                show(picture, grid, number, count, half, Drawing(heatmap=False), f"bare-{number}")
+                missing = show(picture, grid, number, count, half, drawing, f"heat-{number}")
+        else:
+            missing = show(picture, grid, number, count, room, drawing, f"heat-{number}")
     except DataError as error:
         views.notice("error", str(error))
         return
-    alt = describe(values, picture, number, count, opacity is not None)
-    st.image(drawn, width=drawn.width, output_format="PNG", alt=alt)  # JPEG would blur the patches' edges
     if missing:
         st.html(f'<p class="frm-quiet">{missing}</p>')
-    if opacity is not None:
-        _legend(values, scale)
+    if drawing.heatmap:
+        _legend(grid.values, drawing.scale)
+
+
+def map_of(picture: PictureView) -> RelevanceMap:
+    """The stored map of a picture.
+
+    Raises:
+        DataError: it does not fit its grid.
+    """
+    return RelevanceMap(unpack_map(picture.relevance, picture.rows, picture.columns), picture.region)
+
+
+def show(
+    picture: PictureView,
+    grid: RelevanceMap,
+    number: int,
+    count: int,
+    room: tuple[int, int],
+    drawing: Drawing,
+    key: str,
+    whose: str = "its",
+) -> str:
+    """Show a picture, with a map over it whose patches say their values when they are pointed at.
+
+    Args:
+        picture: to be shown.
+        grid: the map; the picture's own, or another one.
+        number: of the picture in its case, from 0.
+        count: of the case's pictures.
+        room: (width, height) in pixels that it may take.
+        drawing: how the map is drawn.
+        key: of the element, unlike any other on the page.
+        whose: heatmap it is, for the description.
+
+    Returns:
+        Why there is a grey field in place of the picture; "" when there is none.
+
+    Raises:
+        DataError: the map cannot be drawn.
+    """
+    drawn, missing = canvas(picture, room)
+    if drawing.heatmap:
+        drawn = overlay(
+            drawn,
+            grid.values,
+            grid.region,
+            opacity=drawing.opacity,
+            patches=drawing.patches,
+            scale=drawing.scale,
+            outline=drawing.outline,
+        )
+        drawn = _framed(drawn, grid.region)
+    alt = describe(grid, number, count, drawing.heatmap, whose)
+    with st.container(key=f"frm-hover-{key}", width=drawn.width):
+        st.image(drawn, width=drawn.width, output_format="PNG", alt=alt)  # JPEG would blur the patches' edges
+        if drawing.heatmap and grid.values.size <= _MOST_CELLS:
+            st.html(cells(grid, drawn.size))
+    return missing
+
+
+def cells(grid: RelevanceMap, size: tuple[int, int]) -> str:
+    """HTML to lie exactly over a picture: an element over each patch that shows something of it, with its value.
+
+    Args:
+        grid: the map.
+        size: (width, height) of the picture in pixels; narrower where the page has less room.
+    """
+    rows, columns = grid.values.shape
+    left, top, right, bottom = grid.region
+    x, y = np.linspace(left, right, columns + 1).clip(0, 1), np.linspace(top, bottom, rows + 1).clip(0, 1)
+    across, down = np.flatnonzero(np.diff(x) > 0), np.flatnonzero(np.diff(y) > 0)
+    marks = "".join(f'<i data-value="{grid.values[row, column]:.2f}"></i>' for row in down for column in across)
+    place = f"inset:{100 * y[0]:.4f}% {100 * (1 - x[-1]):.4f}% {100 * (1 - y[-1]):.4f}% {100 * x[0]:.4f}%"
+    # In percent: tracks whose factors add up to less than 1 would leave a part of their grid empty.
+    tracks = "/".join(" ".join(f"{100 * part:.4f}fr" for part in np.diff(edges) if part > 0) for edges in (y, x))
+    shape = f"width:min(100%,{size[0]}px);aspect-ratio:{size[0]}/{size[1]}"
+    return (
+        f'<div class="frm-over" style="{shape}" aria-hidden="true">'
+        f'<div style="{place};grid-template:{tracks}">{marks}</div></div>'
+    )
 
 
 def canvas(picture: PictureView, room: tuple[int, int]) -> tuple[Image.Image, str]:
@@ -127,7 +167,7 @@ def canvas(picture: PictureView, room: tuple[int, int]) -> tuple[Image.Image, st
         missing = "The picture was not stored (FASTRM_PICTURES), only its map."
         found = None
     else:
-        found = _decode(picture.content)
+        found = decode(picture.content)
         missing = "" if found else "The stored picture cannot be read; only its map is shown."
     if found is None:
         aspect = (picture.width or picture.columns, picture.height or picture.rows)
@@ -138,7 +178,8 @@ def canvas(picture: PictureView, room: tuple[int, int]) -> tuple[Image.Image, st
     return found.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS), missing
 
 
-def _decode(content: bytes) -> Image.Image | None:
+def decode(content: bytes) -> Image.Image | None:
+    """A stored picture; None when it cannot be read."""
     try:
         with Image.open(BytesIO(content), formats=_FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
@@ -164,17 +205,17 @@ def _framed(picture: Image.Image, region: tuple[float, float, float, float]) -> 
     return picture
 
 
-def describe(values: np.ndarray, picture: PictureView, number: int, count: int, heatmap: bool) -> str:
+def describe(grid: RelevanceMap, number: int, count: int, heatmap: bool, whose: str = "its") -> str:
     """What a reader who does not see the picture should know of it."""
     name = "The picture" if count == 1 else f"Picture {number + 1} of {count}"
     if not heatmap:
         return f"{name} without its heatmap."
-    left, top, right, bottom = picture.region
+    values, (left, top, right, bottom) = grid.values, grid.region
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     x = left + (right - left) * (int(column) + 0.5) / values.shape[1]
     y = top + (bottom - top) * (int(row) + 0.5) / values.shape[0]
     where = f"{_third(y, 'top', 'middle', 'bottom')} {_third(x, 'left', 'centre', 'right')}"
-    return f"{name} with its heatmap: relevance is highest, {float(values.max()):.2f}, at the {where}."
+    return f"{name} with {whose} heatmap: relevance is highest, {float(values.max()):.2f}, at the {where}."
 
 
 def _third(place: float, low: str, middle: str, high: str) -> str:

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, func, literal, select, true, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session, selectinload
 
+from fastrm_monitor.records.claims import unclaimed
 from fastrm_monitor.records.models import Case, CasePicture, Review
 from fastrm_monitor.types import Region
 
 State = Literal["open", "reviewed", "all"]
 Kind = Literal["flagged", "sampled", "all"]
-Order = Literal["confidence", "newest", "oldest", "entropy"]
+Order = Literal["confidence", "interest", "entropy", "newest", "oldest"]
+
+MOST = 10_000
+"""Cases that a queue counts one by one; a number beyond means "more"."""
 
 _LIST_TEXT = 160  # characters of question and answer that a list needs
 
@@ -30,8 +34,9 @@ class Queue:
     Attributes:
         state: "open" cases have no verdict.
         kind: "flagged", drawn into the random sample ("sampled"), or "all".
-        order: "confidence" lowest first, "entropy" highest first, "newest" or "oldest" first. Cases without the
-            number come last.
+        order: "confidence" lowest first, "interest" (see `records.cases.interest`) or "entropy" highest first, "newest"
+            or "oldest" first. Cases without the number come last, in the order of their age, or newest first where the
+            order is a descending one.
     """
 
     state: State = "open"
@@ -57,7 +62,14 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a case stands in a queue; `position` counts from 1, the neighbours are case ids or None."""
+    """Where a case stands in a queue; the neighbours are case ids or None.
+
+    Attributes:
+        position: counts from 1; above `MOST` it is somewhere beyond.
+        total: cases in the queue; above `MOST` there are more.
+        previous: the nearest case before that no other session is at.
+        next: the nearest one after.
+    """
 
     position: int
     total: int
@@ -128,6 +140,12 @@ def count(session: Session, queue: Queue) -> int:
     return session.scalar(select(func.count()).select_from(Case).where(*_filters(queue))) or 0
 
 
+def _bounded(session: Session, queue: Queue, *more: ColumnElement[bool]) -> int:
+    """How many cases the queue has, counted to one above `MOST`: a key press must not read a million rows."""
+    some = select(Case.id).where(*_filters(queue), *more).limit(MOST + 1).subquery()
+    return session.scalar(select(func.count()).select_from(some)) or 0
+
+
 def rows(session: Session, queue: Queue, limit: int, offset: int = 0) -> list[CaseRow]:
     """The cases `offset` to `offset + limit` of the queue."""
     query = select(
@@ -142,42 +160,50 @@ def rows(session: Session, queue: Queue, limit: int, offset: int = 0) -> list[Ca
         Case.reason,
         Case.verdict,
     )
-    found = session.execute(_ordered(query.where(*_filters(queue)), queue.order).limit(limit).offset(offset))
-    return [CaseRow(*row) for row in found]
+    return [CaseRow(*row) for row in _take(session, query, queue, limit, offset)]
 
 
-def first(session: Session, queue: Queue) -> str | None:
-    """The id of the queue's first case; None when it is empty."""
-    found: str | None = session.scalar(_ordered(select(Case.case_id).where(*_filters(queue)), queue.order).limit(1))
-    return found
+def first(session: Session, queue: Queue, seat: str | None = None) -> str | None:
+    """The id of the queue's first case, of those that no session other than `seat` is at; None when there is none."""
+    query = select(Case.case_id)
+    found = _take(session, query if seat is None else query.where(unclaimed(seat)), queue, 1)
+    return found[0][0] if found else None
 
 
-def step(session: Session, queue: Queue, case_id: str, *, forward: bool) -> str | None:
+def step(session: Session, queue: Queue, case_id: str, *, forward: bool, seat: str | None = None) -> str | None:
     """The id of the case next to `case_id`; None at the end, or when there is no such case.
 
     The case itself need not be in the queue any more: after a verdict its old place still has neighbours.
+
+    Args:
+        session: of the store.
+        queue: which cases, in which order.
+        case_id: where from.
+        forward: to the next one, or else back.
+        seat: pass over cases that other sessions than this one are at; None passes over none.
     """
     at = _cursor(session, queue, case_id)
-    return None if at is None else _neighbour(session, queue, at, forward=forward)
+    return None if at is None else _neighbour(session, queue, at, seat, forward=forward)
 
 
-def place(session: Session, queue: Queue, case_id: str) -> Place | None:
-    """Where `case_id` stands in the queue; None when there is no such case."""
+def place(session: Session, queue: Queue, case_id: str, seat: str | None = None) -> Place | None:
+    """Where `case_id` stands in the queue; None when there is no such case. For `seat` see `step`."""
     at = _cursor(session, queue, case_id)
     if at is None:
         return None
-    before = select(func.count()).select_from(Case).where(*_filters(queue), _beyond(queue.order, at, forward=False))
+    before = sum(_bounded(session, queue, part) for part in _beyond(queue.order, at, forward=False))
     return Place(
-        position=(session.scalar(before) or 0) + 1,
-        total=count(session, queue),
-        previous=_neighbour(session, queue, at, forward=False),
-        next=_neighbour(session, queue, at, forward=True),
+        position=before + 1,
+        total=_bounded(session, queue),
+        previous=_neighbour(session, queue, at, seat, forward=False),
+        next=_neighbour(session, queue, at, seat, forward=True),
     )
 
 
 _Cursor = tuple[float | None, int]  # (value of the order's column, id)
 _COLUMNS: dict[str, tuple[InstrumentedAttribute[Any] | None, bool]] = {  # order -> (column or just the id, descending)
     "confidence": (Case.confidence, False),
+    "interest": (Case.interest, True),
     "entropy": (Case.entropy, True),
     "oldest": (None, False),
     "newest": (None, True),
@@ -190,13 +216,30 @@ def _filters(queue: Queue) -> list[ColumnElement[bool]]:
     return [kinds[queue.kind], states[queue.state]]
 
 
+def _take(session: Session, query: Select[Any], queue: Queue, limit: int, offset: int = 0) -> list[Any]:
+    """Rows of the queue in its order: those with the order's number, then those without.
+
+    Each is a statement of its own, because no index of SQLite and PostgreSQL alike has missing numbers last.
+    """
+    column, _ = _COLUMNS[queue.order]
+    query = query.where(*_filters(queue))
+    if column is None:
+        return list(session.execute(_ordered(query, queue.order).limit(limit).offset(offset)))
+    valued = query.where(column.is_not(None))
+    found = list(session.execute(_ordered(valued, queue.order).limit(limit).offset(offset)))
+    if len(found) < limit:
+        passed = 0
+        if offset:
+            passed = session.scalar(select(func.count()).select_from(valued.subquery())) or 0
+        missing = _ordered(query.where(column.is_(None)), queue.order)
+        found += session.execute(missing.limit(limit - len(found)).offset(max(offset - passed, 0)))
+    return found
+
+
 def _ordered(query: Select[Any], order: Order, *, backward: bool = False) -> Select[Any]:
     column, descending = _COLUMNS[order]
-    if column is None:
-        return query.order_by(Case.id.desc() if descending != backward else Case.id)
-    value = column.desc() if descending != backward else column.asc()
-    value = value.nulls_first() if backward else value.nulls_last()
-    return query.order_by(value, Case.id.desc() if backward else Case.id)
+    keys = [Case.id] if column is None else [column, Case.id]
+    return query.order_by(*(key.desc() if descending != backward else key.asc() for key in keys))
 
 
 def _cursor(session: Session, queue: Queue, case_id: str) -> _Cursor | None:
@@ -207,24 +250,29 @@ def _cursor(session: Session, queue: Queue, case_id: str) -> _Cursor | None:
     return None if found is None else (found[0], found[1])
 
 
-def _beyond(order: Order, at: _Cursor, *, forward: bool) -> ColumnElement[bool]:
-    """Which cases come after the cursor, or before it; those without a value are last in every order."""
+def _beyond(order: Order, at: _Cursor, *, forward: bool) -> list[ColumnElement[bool]]:
+    """Which cases come after the cursor, or before it, the nearest part first; those without a value are last."""
     column, descending = _COLUMNS[order]
     value, key = at
+    up = forward != descending
     if column is None:
-        return Case.id > key if forward != descending else Case.id < key
-    tie = Case.id > key if forward else Case.id < key
-    missing = column.is_(None)
+        return [Case.id > key if up else Case.id < key]
     if value is None:
-        return and_(missing, tie) if forward else or_(column.is_not(None), and_(missing, tie))
-    further = column > value if forward != descending else column < value
-    return or_(further, and_(column == value, tie), missing if forward else false())
+        tie = and_(column.is_(None), Case.id > key if up else Case.id < key)
+        return [tie] if forward else [tie, column.is_not(None)]
+    row, here = tuple_(column, Case.id), tuple_(literal(value), literal(key))  # one range of an index on both
+    further = row > here if up else row < here
+    return [further, column.is_(None)] if forward else [further]
 
 
-def _neighbour(session: Session, queue: Queue, at: _Cursor, *, forward: bool) -> str | None:
-    query = select(Case.case_id).where(*_filters(queue), _beyond(queue.order, at, forward=forward))
-    found: str | None = session.scalar(_ordered(query, queue.order, backward=not forward).limit(1))
-    return found
+def _neighbour(session: Session, queue: Queue, at: _Cursor, seat: str | None, *, forward: bool) -> str | None:
+    for part in _beyond(queue.order, at, forward=forward):
+        query = select(Case.case_id).where(*_filters(queue), part)
+        query = query if seat is None else query.where(unclaimed(seat))
+        found: str | None = session.scalar(_ordered(query, queue.order, backward=not forward).limit(1))
+        if found is not None:
+            return found
+    return None
 
 
 # --- one case ------------------------------------------------------------------------------------------------------

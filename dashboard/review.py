@@ -1,25 +1,35 @@
 """Giving a verdict: the buttons, their keys, and what happens when one is pressed.
 
 A verdict is committed against the version of the case that was on the screen, and the queue moves on in the same step.
-When another reviewer was first nothing is written, the note stays, and the reviewer decides again.
+When another reviewer was first nothing is written, note and tags stay, and the reviewer decides again.
 """
 
 from __future__ import annotations
 
+import time
+
 import streamlit as st
 
-from fastrm_monitor.dashboard import queries, state, views, words
+from fastrm_monitor.dashboard import keys, queries, seat, state, views, words
 from fastrm_monitor.dashboard.queries import CaseView, Queue
 from fastrm_monitor.dashboard.state import Desk, Given, Notice
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.store import ReviewConflict, Store
 
-KEYS = {"correct": "1", "wrong": "2", "not_grounded": "3", "unsure": "4"}
-"""The key of each verdict."""
-
 
 def buttons(view: CaseView, queue: Queue | None) -> None:
-    """Verdict buttons, note and undo for a case; `queue` moves on after a verdict, None stays."""
+    """Who else is at a case, and the buttons, note and tags for its next verdict.
+
+    Args:
+        view: the case.
+        queue: moves on after a verdict; None stays.
+    """
+    others = seat.others_at(view.case_id)
+    if others is not None:
+        views.notice("info", f"{others} is looking at this case in another window.")
+    if state.read_only():
+        views.quiet("This dashboard is read-only: verdicts are given elsewhere.")
+        return
     last = state.desk().last
     with st.container(key="frm-verdicts", gap="small"):
         for pair in (("correct", "wrong"), ("not_grounded", "unsure")):
@@ -31,16 +41,17 @@ def buttons(view: CaseView, queue: Queue | None) -> None:
                     icon=f":material/{views.VERDICT_ICONS[verdict]}:",
                     help=words.VERDICT_MEANINGS[verdict],
                     type="primary" if view.verdict == verdict else "secondary",
-                    shortcut=KEYS[verdict],
+                    shortcut=keys.VERDICTS[verdict],
                     width="stretch",
                     on_click=_commit,
                     args=(view.case_id, view.version, view.verdict, verdict, queue),
                 )
+        _tags(view.case_id)
         with st.container(horizontal=True, gap="small"):
             st.text_input(
                 "Note",
                 key=_note(view.case_id),
-                placeholder="Note for the next verdict (optional)",
+                placeholder=f"Note and #tags for the next verdict ({keys.NOTE.upper()})",
                 label_visibility="collapsed",
                 max_chars=2000,
             )
@@ -48,13 +59,38 @@ def buttons(view: CaseView, queue: Queue | None) -> None:
                 "Undo",
                 key=undo_key(last),
                 icon=":material/undo:",
-                shortcut="U",
+                shortcut=keys.UNDO,
                 # Away from the queue nobody would see which other case was reopened.
                 disabled=last is None or (queue is None and last.case_id != view.case_id),
                 on_click=undo,
                 args=(last,),
                 help="Take back the last verdict of this session.",
             )
+
+
+def _tags(case_id: str) -> None:
+    chosen = _chosen(case_id)
+    with st.container(key="frm-tags", horizontal=True, gap="xsmall"):
+        for tag, name in words.TAG_NAMES.items():
+            st.button(
+                name,
+                key=f"tag-{tag}-{case_id}",
+                icon=":material/check:" if tag in chosen else None,
+                type="primary" if tag in chosen else "secondary",
+                shortcut=keys.TAGS[tag],
+                on_click=_flip,
+                args=(case_id, tag),
+            )
+
+
+def _chosen(case_id: str) -> list[str]:
+    found: list[str] = st.session_state.get(f"tags-{case_id}", [])
+    return found
+
+
+def _flip(case_id: str, tag: str) -> None:
+    chosen = _chosen(case_id)
+    st.session_state[f"tags-{case_id}"] = [one for one in (*chosen, tag) if one != tag or tag not in chosen]
 
 
 def undo_key(last: Given | None) -> str:
@@ -67,16 +103,16 @@ def _note(case_id: str) -> str:
 
 
 def _commit(case_id: str, version: int, before: str | None, verdict: str, queue: Queue | None) -> None:
-    desk, store, who = state.desk(), state.store(), state.reviewer()
-    note = str(st.session_state.get(_note(case_id)) or "").strip()
+    desk, store, who, mine = state.desk(), state.store(), state.reviewer(), seat.seat()
+    note, free = words.tags_in(str(st.session_state.get(_note(case_id)) or ""))
+    tags = list(dict.fromkeys([*_chosen(case_id), *free]))
     with desk.lock:
         desk.notice = None
         try:
-            after = store.review(case_id, verdict, who, note, expected_version=version)
-            desk.given.append(Given(case_id, after, before))
+            after = store.review(case_id, verdict, who, note, tags, expected_version=version)
+            desk.given.append(Given(case_id, after, before, time.monotonic()))
             if queue is not None:
-                with store.session() as session:
-                    desk.case_id = queries.step(session, queue, case_id, forward=True)  # None: begins again
+                desk.case_id = seat.walk(mine, who, queue, case_id)
         except ReviewConflict:
             desk.notice = _conflict(store, desk, case_id, verdict)
             return
@@ -85,6 +121,7 @@ def _commit(case_id: str, version: int, before: str | None, verdict: str, queue:
             return
     # From here on this run may be stopped at any line.
     st.session_state[_note(case_id)] = ""
+    st.session_state[f"tags-{case_id}"] = []
     st.toast(f"Labelled “{words.VERDICT_NAMES[verdict]}”.", icon=f":material/{views.VERDICT_ICONS[verdict]}:")
 
 
@@ -97,7 +134,7 @@ def _conflict(store: Store, desk: Desk, case_id: str, verdict: str) -> Notice | 
         return Notice("error", str(error))
     wanted = words.VERDICT_NAMES[verdict]
     if now is None or not now.reviews:
-        lost = f"Your “{wanted}” was not stored, your note is kept: look again and decide."
+        lost = f"Your “{wanted}” was not stored, note and tags are kept: look again and decide."
         return Notice("warning", f"The case changed meanwhile. {lost}")
     last = now.reviews[-1]
     said = words.VERDICT_NAMES.get(last.verdict, last.verdict)
@@ -109,8 +146,8 @@ def _conflict(store: Store, desk: Desk, case_id: str, verdict: str) -> Notice | 
         )
     return Notice(
         "warning",
-        f"{last.reviewer} labelled this case “{said}” meanwhile. Your “{wanted}” was not stored and your note is kept: "
-        "press again to overrule, or go on.",
+        f"{last.reviewer} labelled this case “{said}” meanwhile. Your “{wanted}” was not stored, note and tags are "
+        "kept: press again to overrule, or go on.",
     )
 
 

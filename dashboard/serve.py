@@ -1,6 +1,6 @@
 """Starts the dashboard: a Streamlit process of its own, told the store by its environment.
 
-Nobody logs in to the dashboard, so it listens on this machine alone unless told otherwise.
+Without sign-in it listens on this machine alone unless told otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from fastrm_monitor.config import load_settings
+from fastrm_monitor.dashboard.providers import read_providers
 from fastrm_monitor.errors import FastRMError, MissingExtraError
 
 _THEME = {
@@ -37,7 +39,7 @@ _THEME = {
     "light.textColor": "#1b2130",
     "light.borderColor": "#dfe2e8",
     "light.sidebar.backgroundColor": "#f7f8fa",
-    "dark.primaryColor": "#5b7cf7",
+    "dark.primaryColor": "#6a89f8",
     "dark.backgroundColor": "#11141a",
     "dark.secondaryBackgroundColor": "#1c212b",
     "dark.textColor": "#e7eaf0",
@@ -53,6 +55,9 @@ def serve(
     port: int = 8501,
     open_browser: bool = False,
     allow_remote: bool = False,
+    auth: Path | None = None,
+    read_only: bool = False,
+    model: str | None = None,
 ) -> int:
     """Serve the dashboard until it is interrupted or terminated.
 
@@ -61,25 +66,35 @@ def serve(
         host: address to listen on.
         port: port to listen on.
         open_browser: open the dashboard in the user's browser once it answers.
-        allow_remote: listen on an address that other machines reach. There is no login: put a proxy with one before it.
+        allow_remote: listen on an address that other machines reach although nobody signs in.
+        auth: TOML file with the provider that people sign in with (see `providers`); default `FASTRM_AUTH`.
+        read_only: nobody can give verdicts, claim cases or publish thresholds.
+        model: that cases are looked at closer with; see `FASTRM_MODEL`, which None leaves as it is.
 
     Returns:
         The process's exit status; 0 when it was interrupted or terminated.
 
     Raises:
-        FastRMError: other machines would reach it, or the port is taken.
+        FastRMError: other machines would reach it without sign-in, the file for it is not usable, or the port is taken.
         MissingExtraError: Streamlit is not installed.
     """
-    if not (allow_remote or _is_loopback(host)):
+    set_auth = load_settings().auth
+    auth = auth or (Path(set_auth) if set_auth else None)
+    if auth is not None:
+        read_providers(auth)
+    if not (allow_remote or auth is not None or _is_loopback(host)):
         raise FastRMError(
-            f"The dashboard has no login, so it does not listen on {host}: use 127.0.0.1 with an SSH tunnel or a proxy "
-            "that asks who is there, or allow remote access on a network that you trust."
+            f"Without sign-in the dashboard does not listen on {host}: pass --auth FILE, or use 127.0.0.1 with an SSH "
+            "tunnel, or pass --allow-remote on a network that you trust."
         )
-    if any(importlib.util.find_spec(name) is None for name in ("streamlit", "pandas")):
+    if any(importlib.util.find_spec(name) is None for name in ("streamlit", "pandas", *(("authlib",) if auth else ()))):
         raise MissingExtraError("The dashboard", "dashboard")
     _check_port(host, port)
     with _terminable():
-        process = subprocess.Popen(command(host, port), env={**os.environ, "FASTRM_STORE": store_url})  # noqa: S603
+        own = {"FASTRM_STORE": store_url, **({"FASTRM_MODEL": model} if model else {})}
+        own |= {"FASTRM_AUTH": str(auth.absolute())} if auth else {}
+        own |= {"FASTRM_READ_ONLY": "true"} if read_only else {}
+        process = subprocess.Popen(command(host, port, auth), env={**os.environ, **own})  # noqa: S603
         if open_browser:
             threading.Thread(target=_open_when_ready, args=(process, host, port), daemon=True).start()
         try:
@@ -90,7 +105,7 @@ def serve(
             _end(process)
 
 
-def command(host: str, port: int) -> list[str]:
+def command(host: str, port: int, auth: Path | None = None) -> list[str]:
     """The command line of the Streamlit process; it names no store, because others on the machine can read it."""
     options = {
         "server.address": host,
@@ -102,10 +117,12 @@ def command(host: str, port: int) -> list[str]:
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "client.showErrorLinks": "false",  # they send the error to search engines
+        **({"secrets.files": str(auth.absolute())} if auth else {}),
         **{f"theme.{name}": value for name, value in _THEME.items()},
     }
+    script = "guarded.py" if auth else "app.py"
     flags = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py")), *flags]
+    return [sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name(script)), *flags]
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import wraps
 from threading import Lock
 from typing import Literal, ParamSpec
+from uuid import uuid4
 
 import streamlit as st
 
 from fastrm_monitor.config import DEFAULT_STORE, load_settings
-from fastrm_monitor.dashboard import views
+from fastrm_monitor.dashboard import access, views
 from fastrm_monitor.dashboard.queries import Queue
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.store import Store
@@ -34,11 +35,15 @@ class Notice:
 
 @dataclass(frozen=True)
 class Given:
-    """A verdict given in this session, for undoing: the case, its version since, and what it was before."""
+    """A verdict given in this session, for undoing: the case, its version since, what it was before, and when.
+
+    The time is on the monotonic clock.
+    """
 
     case_id: str
     version: int
     before: str | None
+    at: float
 
 
 @dataclass
@@ -54,6 +59,9 @@ class Desk:
         case_id: the case at hand in the queue; None when there is none.
         given: the verdicts of this session that can be undone, oldest first.
         notice: shown until the next action.
+        token: names the session where it claims cases; another tab of the same reviewer has another one.
+        present: whether the queue is on the screen.
+        sheet: whether the list of keys is.
         lock: see above.
     """
 
@@ -61,6 +69,9 @@ class Desk:
     case_id: str | None = None
     given: list[Given] = field(default_factory=list)
     notice: Notice | None = None
+    token: str = field(default_factory=lambda: uuid4().hex)
+    present: bool = False
+    sheet: bool = False
     lock: Lock = field(default_factory=Lock)
 
     @property
@@ -91,8 +102,17 @@ def _open(url: str) -> Store:
 
 
 def reviewer() -> str:
-    """Who labels in this session."""
-    return str(st.session_state.get("reviewer") or "").strip() or DEFAULT_REVIEWER
+    """Who labels in this session: who signed in, else the name in the sidebar."""
+    return access.name() or str(st.session_state.get("reviewer") or "").strip() or DEFAULT_REVIEWER
+
+
+def read_only() -> bool:
+    """Whether this dashboard only shows: no verdicts, no claims, nothing published.
+
+    Raises:
+        FastRMError: a setting is not usable.
+    """
+    return load_settings().read_only
 
 
 def show_notice() -> None:

@@ -1,4 +1,4 @@
-"""What the overview asks the store: sums over all answers, not only over those that are stored as cases.
+"""What overview and health page ask of the counts: sums over all answers, not only over those that are stored as cases.
 
 Like `queries`: functions of a session, frozen values, sums made by the database. Knows nothing of Streamlit.
 """
@@ -42,6 +42,8 @@ class Totals:
         seen: answers that reached the monitor.
         scored: those with a confidence.
         flagged: those that a reviewer should see.
+        stored: scored answers in the store.
+        sampled_out: scored answers that were, by the policy, not to be stored.
         dropped: scored answers that should have been stored and were lost.
         confidence_sum: of the scored answers.
         losses: skipped, dropped and failed by reason, largest first.
@@ -50,9 +52,24 @@ class Totals:
     seen: int
     scored: int
     flagged: int
+    stored: int
+    sampled_out: int
     dropped: int
     confidence_sum: float
     losses: tuple[Loss, ...]
+
+    @property
+    def skipped(self) -> int:
+        """Answers without an assessment, whatever the reason."""
+        return sum(loss.value for loss in self.losses if loss.name == "skipped")
+
+    @property
+    def pending(self) -> int:
+        """Scored answers of which nobody has said yet what became of them; never below 0.
+
+        At the edge of a span an answer may be stored in it and scored before it.
+        """
+        return max(self.scored - self.stored - self.sampled_out - self.dropped, 0)
 
     @property
     def flag_rate(self) -> float | None:
@@ -90,6 +107,8 @@ def totals(session: Session, since: datetime | None = None) -> Totals:
         seen=round(total("seen")),
         scored=round(total("scored")),
         flagged=round(total("flagged")),
+        stored=round(total("stored")),
+        sampled_out=round(total("sampled_out")),
         dropped=round(total("dropped")),
         confidence_sum=total("confidence_sum"),
         losses=tuple(sorted(losses, key=lambda loss: (LOSSES.index(loss.name), -loss.value, loss.reason))),
@@ -138,7 +157,7 @@ def wilson(hits: int, tries: int, z: float = 1.959964) -> tuple[float, float] | 
     """The Wilson interval (95 % unless told otherwise) of a rate; None without tries."""
     if tries <= 0:
         return None
-    rate = hits / tries
+    rate = min(hits / tries, 1.0)  # a page is not to fail over counts that a fault has torn apart
     scale = 1 + z * z / tries
     middle = (rate + z * z / (2 * tries)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries))

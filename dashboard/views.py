@@ -6,6 +6,7 @@ Everything here that shows foreign text goes through `words.inert`. Nothing is s
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,9 @@ import streamlit as st
 from PIL import Image
 
 from fastrm_monitor.dashboard import words
+from fastrm_monitor.dashboard.meanings import Feature
 from fastrm_monitor.dashboard.queries import CaseRow, CaseView
+from fastrm_monitor.dashboard.related import Related
 from fastrm_monitor.dashboard.style import STYLE
 from fastrm_monitor.overlay import colors
 
@@ -73,10 +76,10 @@ def section(text: str, aside: str = "") -> None:
 
 
 def notice(kind: str, text: str) -> None:
-    """A sentence that must be read; `kind` is "warning" or "error". The text is made inert."""
-    symbol = "warning" if kind == "warning" else "error"
-    tone = "amber" if kind == "warning" else "red"
-    st.html(f'<div class="frm-notice frm-{tone}" role="alert">{icon(symbol)}<span>{words.inert(text)}</span></div>')
+    """A sentence that must be read; `kind` is "info", "warning" or "error". The text is made inert."""
+    symbol, tone = {"info": ("group", "blue"), "warning": ("warning", "amber")}.get(kind, ("error", "red"))
+    role = "status" if kind == "info" else "alert"
+    st.html(f'<div class="frm-notice frm-{tone}" role="{role}">{icon(symbol)}<span>{words.inert(text)}</span></div>')
 
 
 def empty(symbol: str, heading: str, text: str) -> None:
@@ -129,6 +132,54 @@ def row(case: CaseRow) -> None:
         f'<div class="frm-line frm-quiet">{words.inert(words.plain(case.answer))}</div>'
         f'<span class="frm-quiet">{words.inert(words.short_reason(case))}</span></div>'
     )
+
+
+def related(case: Related) -> None:
+    """One line of a list of cases about a same picture: question, answer, verdict and when."""
+    st.html(
+        f'<div class="frm-related"><div class="frm-line">{words.inert(words.plain(case.question))}</div>'
+        f'<span class="frm-quiet" title="{words.moment(case.created_at)}">{words.age(case.created_at)}</span>'
+        f'<div class="frm-line"><b>{words.inert(words.plain(case.answer))}</b> <span class="frm-quiet">'
+        f"{words.confidence(case.confidence, case.calibrated)}</span></div>{verdict_badge(case.verdict)}</div>"
+    )
+
+
+def features(rows: Sequence[Feature]) -> None:
+    """A table of features with what each means and, where it is known, how it pulled the confidence."""
+    most = max((abs(row.pull) for row in rows if row.pull is not None), default=None)
+    lines = [
+        [
+            words.inert(row.title) + (f"<br><code>{words.inert(row.name)}</code>" if row.title != row.name else ""),
+            words.inert(f"{row.value:.4f}"),
+            words.inert(row.meaning or "–"),
+            *([] if most is None else [_pull(row.pull, most or 1.0)]),
+        ]
+        for row in rows
+    ]
+    heads = ["Feature", "Value", "What it says", *([] if most is None else ["Pulled the confidence"])]
+    st.html(words.table_of_html(heads, lines, numbers=(1,)))
+
+
+def _pull(pull: float | None, most: float) -> str:
+    """HTML of a bar to the left for down, to the right for up, with the same in words."""
+    if pull is None:
+        return '<span class="frm-quiet">not part of it</span>'
+    side = "down" if pull < 0 else "up"
+    width = f"{50 * abs(pull) / most:.1f}%"
+    return (
+        f'<div class="frm-pull"><span class="frm-pullbar" aria-hidden="true"><b class="frm-{side}" '
+        f'style="width:{width}"></b></span><span>{side} {pull:+.2f}</span></div>'
+    )
+
+
+def quiet(text: str) -> None:
+    """A sentence that stands back. The text is made inert."""
+    st.html(f'<p class="frm-quiet">{words.inert(text)}</p>')
+
+
+def said(sentences: Sequence[str]) -> None:
+    """Sentences that stand out, one below the other. Texts are made inert."""
+    st.html("".join(f'<p class="frm-why">{words.inert(one)}</p>' for one in sentences))
 
 
 def footer(version: str, store: str) -> None:

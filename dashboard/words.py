@@ -7,9 +7,11 @@ escaped, and characters that would reorder or hide text are written out. Knows n
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from fastrm_monitor.dashboard.queries import CaseRow, CaseView
 from fastrm_monitor.scoring.policy import REASONS
@@ -31,6 +33,15 @@ VERDICT_MEANINGS = {
 }
 """What a reviewer says with each verdict."""
 
+TAG_NAMES = {
+    "wrong_object": "Wrong object",
+    "wrong_count": "Wrong count",
+    "hallucinated": "Hallucinated",
+    "ambiguous_question": "Ambiguous question",
+    "bad_picture": "Bad picture",
+}
+"""Tags that have a key, as buttons name them; any other word may be one, see `tags_in`."""
+
 LOSS_NAMES = {"skipped": "Not scored", "dropped": "Not stored", "failed": "Failures"}
 LOSS_REASONS = {
     ("skipped", "no_image"): "no picture in the request",
@@ -49,6 +60,7 @@ LOSS_REASONS = {
 }
 """Reasons and stages in words; others are shown by their label."""
 
+_TAG = re.compile(r"(?<!\S)#(\w[\w-]{0,63})")
 _JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji need them
 _SHORT_REASONS = {
     "low_confidence": "low confidence",
@@ -83,12 +95,17 @@ def _shown(character: str) -> str:
     return f'<span class="frm-mark" title="{html.escape(name)}">U+{ord(character):04X}</span>'
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> str:
     """An HTML table of texts, all made inert; the columns `numbers` are set to the right."""
+    return table_of_html(heads, [[inert(cell) for cell in row] for row in rows], numbers)
+
+
+def table_of_html(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> str:
+    """The same of cells that are HTML already; whoever calls has made what is foreign in them inert."""
     align = ['class="frm-number"' if column in numbers else "" for column in range(len(heads))]
     head = "".join(f"<th {align[n]}>{html.escape(name)}</th>" for n, name in enumerate(heads))
     body = "".join(
-        "<tr>" + "".join(f"<td {align[n]}>{inert(cell)}</td>" for n, cell in enumerate(row)) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td {align[n]}>{cell}</td>" for n, cell in enumerate(row)) + "</tr>" for row in rows
     )
     header = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     return f'<table class="frm-table">{header}<tbody>{body}</tbody></table>'
@@ -104,6 +121,17 @@ def confidence(value: float | None, calibrated: bool) -> str:
 def percent(value: float | None) -> str:
     """A share with one decimal."""
     return "–" if value is None else f"{value:.1%}"
+
+
+def tags_in(note: str) -> tuple[str, list[str]]:
+    """A note without its tags, and the tags: words that begin with #, in small letters, each once."""
+    tags = [found.lower() for found in _TAG.findall(note)]
+    return " ".join(_TAG.sub("", note).split()), list(dict.fromkeys(tags))
+
+
+def amount(number: int, most: int) -> str:
+    """A number of things that were counted to one above `most`."""
+    return f"{most:,}+" if number > most else f"{number:,}"
 
 
 def reason(view: CaseView) -> str:
@@ -128,6 +156,13 @@ def short_reason(row: CaseRow) -> str:
 def loss_reason(name: str, label: str) -> str:
     """A reason or stage of `traffic` in words."""
     return LOSS_REASONS.get((name, label), _label(label))
+
+
+def trace_link(template: str | None, trace_id: str, span_id: str | None) -> str | None:
+    """The address of a trace; None without a template (`FASTRM_TRACE_URL`), or where it lacks a span that is wanted."""
+    if template is None or ("{span_id}" in template and span_id is None):
+        return None
+    return template.replace("{trace_id}", quote(trace_id, safe="")).replace("{span_id}", quote(span_id or "", safe=""))
 
 
 def _label(text: str | None) -> str:

@@ -2,8 +2,8 @@
 
     python docs/screenshots.py sqlite:///fastrm-demo/fastrm.db
 
-Starts the dashboard on a free port, takes overview.png, queue.png, case.png and queue-dark.png at 1280 x 800, and
-stops it. Needs Chromium, chromedriver and selenium; tells no store from another.
+Starts the dashboard on a free port, takes PAGE.png and PAGE-dark.png of every page at 1280 x 800, with a palette of 256
+colours so that they stay small, and stops it. Needs Chromium, chromedriver and selenium; tells no store from another.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
@@ -42,28 +44,35 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the pictures")
     arguments = parser.parse_args()
     with Store(arguments.store) as store, store.session() as session:
-        case_id = queries.first(session, queries.Queue())
+        first = queries.first(session, queries.Queue())
+        # Not the one that the queue shows: that is taken, and the page would say so.
+        case_id = first and queries.step(session, queries.Queue(), first, forward=True)
     if case_id is None:
-        parser.error("the store has no open flagged case to show")
-    paths = {"overview": "/", "queue": "/queue", "case": f"/case?case={case_id}"}
+        parser.error("the store needs two open flagged cases to show")
+    paths = {"overview": "/", "queue": "/queue", "case": f"/case?case={case_id}", "health": "/health"}
     with dashboard(arguments.store) as url:
-        for scheme, pages in (("light", ("overview", "queue", "case")), ("dark", ("queue",))):
+        for scheme in ("light", "dark"):
             with browser(scheme) as driver:
-                for page in pages:
-                    driver.get(url + paths[page])
+                for page, path in paths.items():
+                    driver.get(url + path)
                     settle(driver)
                     name = page if scheme == "light" else f"{page}-{scheme}"
-                    driver.save_screenshot(str(arguments.output / f"{name}.png"))
+                    take(driver, arguments.output / f"{name}.png")
+
+
+def take(driver: webdriver.Chrome, path: Path) -> None:
+    """Write what is seen as a small PNG."""
+    with Image.open(BytesIO(driver.get_screenshot_as_png())) as seen:
+        seen.convert("RGB").quantize(256, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 @contextmanager
-def dashboard(store_url: str) -> Iterator[str]:
-    """The dashboard's address while it runs over a store."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "FASTRM_STORE": store_url}
-    process = subprocess.Popen(command("127.0.0.1", port), env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
+def dashboard(store_url: str, *, port: int | None = None, auth: Path | None = None, **settings: str) -> Iterator[str]:
+    """The dashboard's address while it runs over a store, on a free port unless one is named; see `serve`."""
+    port = port or free_port()
+    environment = {**os.environ, "FASTRM_STORE": store_url, **settings, **({"FASTRM_AUTH": str(auth)} if auth else {})}
+    started = command("127.0.0.1", port, auth)
+    process = subprocess.Popen(started, env=environment, stdout=subprocess.DEVNULL)  # noqa: S603
     try:
         url = f"http://127.0.0.1:{port}"
         end = time.monotonic() + WAIT
@@ -79,6 +88,13 @@ def dashboard(store_url: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -42,15 +44,6 @@ AnnotationsOption = Annotated[Path | None, typer.Option(help="VQAv2's annotation
 ImagesOption = Annotated[Path | None, typer.Option(help="Folder of the pictures.")]
 SceneGraphsOption = Annotated[Path | None, typer.Option(help="GQA's scene graphs: where the objects asked about lie.")]
 
-_FILES_OF: dict[str, tuple[str, ...]] = {
-    "scenes": (),
-    "vqav2": ("questions", "annotations", "images"),
-    "gqa": ("questions", "images", "scene-graphs"),
-    "pope": ("questions", "images"),
-    "jsonl": ("questions", "images"),
-}
-"""The options with files that each data set uses."""
-
 
 @app.command()
 def demo(
@@ -68,7 +61,7 @@ def demo(
     if open_dashboard:
         from fastrm_monitor.dashboard.serve import serve
 
-        raise typer.Exit(serve(store, open_browser=True))
+        raise typer.Exit(serve(store, open_browser=True, model="embedded"))
 
 
 @app.command()
@@ -137,7 +130,7 @@ def distill(
     scene_graphs: SceneGraphsOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
     kinds: Annotated[str, typer.Option(help="Kinds of scenes, comma-separated.")] = _TAUGHT,
-    pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 3500,
+    pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 6000,
     calibrate_kinds: Annotated[
         str, typer.Option(help="Kinds to fit the confidence on, the traffic's first.")
     ] = "natural,habit_free",
@@ -152,7 +145,7 @@ def distill(
     projection_size: Annotated[
         int, typer.Option(min=0, max=65536, help="Hidden width of projections; 0: one linear map.")
     ] = 256,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
+    epochs: Annotated[int, typer.Option(min=1)] = 16,
     batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
     seed: Annotated[int, typer.Option(min=0, max=2**31)] = 0,
     instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
@@ -167,13 +160,20 @@ def distill(
     _one_of("targets", targets, ("centred", "soft", "hard"))
     _need_lab("Distilling")
     _make_folder(output)
-    data = _dataset(dataset, questions, annotations, images, scene_graphs, limit, kinds, pictures, training=True)
+    from fastrm_monitor.lab.datasets.options import choose
+    from fastrm_monitor.lab.datasets.scene_set import TRAIN_SEED, VALIDATION_SEED, SceneSet
+
+    files = _files(questions=questions, annotations=annotations, images=images, scene_graphs=scene_graphs)
+    (source,) = choose([dataset], files)
+    data = SceneSet(_listed(kinds), pictures, TRAIN_SEED) if dataset == "scenes" else source.open(limit)
     from fastrm_monitor.lab import ask, labels, sharing
     from fastrm_monitor.lab.distill import Recipe
     from fastrm_monitor.lab.proxies import make_proxy
+    from fastrm_monitor.scoring.patches import layout_for
 
     sharing.join()  # before the model takes a GPU
     lvlm, processor = ask.load_lvlm(model)
+    layout_for(lvlm.config, processor)  # a family without one is refused now, not after the labelling
     asker = ask.Asker(lvlm, processor, instruction)
     recipe = Recipe(
         form=form,  # type: ignore[arg-type]
@@ -190,10 +190,7 @@ def distill(
         made = labels.make_labels(asker, data, where, batch=batch, progress=bar)
         calibration = []
         if dataset == "scenes" and calibrate_pictures:
-            from fastrm_monitor.lab.datasets.scene_set import VALIDATION_SEED, SceneSet
-
-            chosen = [kind.strip() for kind in calibrate_kinds.split(",")]
-            held = [SceneSet([kind], calibrate_pictures, VALIDATION_SEED) for kind in chosen]
+            held = [SceneSet([kind], calibrate_pictures, VALIDATION_SEED) for kind in _listed(calibrate_kinds)]
             calibration = [labels.make_labels(asker, one, where, batch=batch, progress=bar) for one in held]
         config = make_proxy(asker, made, calibration, recipe, output, data.name, model, bar)
     if sharing.is_main():
@@ -208,14 +205,22 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Proxy folder; default FASTRM_PROXY, else the embedded one. Further ones stand beside it."),
     ] = None,
-    dataset: DatasetOption = "scenes",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'scenes' (default), 'vqav2', 'gqa', 'pope' or 'jsonl'. Of several each takes the next file of each "
+            "option, and the others are held against the first."
+        ),
+    ] = None,
     questions: Annotated[
         list[Path] | None, typer.Option(help="Questions file, or GQA's folder of shards; several give several parts.")
     ] = None,
-    annotations: AnnotationsOption = None,
-    images: ImagesOption = None,
-    scene_graphs: SceneGraphsOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
+    annotations: Annotated[list[Path] | None, typer.Option(help="VQAv2's annotations file.")] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="Folder of the pictures; given once it serves all.")] = None,
+    scene_graphs: Annotated[
+        list[Path] | None, typer.Option(help="GQA's scene graphs: where the objects asked about lie.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions of each file.")] = None,
     kinds: Annotated[str, typer.Option(help="Kinds of scenes, the first in distribution; or 'all'.")] = "all",
     pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 300,
     sections: Annotated[
@@ -233,19 +238,20 @@ def evaluate(
 
     Example: fastrm-monitor evaluate --dataset scenes --pictures 300 --output report
     """
-    from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
-
     _need_lab("Evaluating", "jinja2", "matplotlib")
     _make_folder(output)
-    files: list[Path | None] = [*questions] if questions else [None]
-    if dataset == "scenes":
-        names = ["natural", *SHIFTED_KINDS] if kinds == "all" else [kind.strip() for kind in kinds.split(",")]
-        parts = [
-            _dataset(dataset, files[0], annotations, images, scene_graphs, limit, name, pictures) for name in names
-        ]
-    else:
-        parts = [_dataset(dataset, one, annotations, images, scene_graphs, limit, kinds, pictures) for one in files]
-        names = [part.name for part in parts]
+    from fastrm_monitor.lab.datasets.options import choose
+    from fastrm_monitor.lab.datasets.scene_set import SceneSet
+    from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
+
+    files = _files(questions=questions, annotations=annotations, images=images, scene_graphs=scene_graphs)
+    parts: list[tuple[str, Dataset]] = []
+    for source in choose(dataset or ["scenes"], files):
+        if source.form == "scenes":
+            wished = ["natural", *SHIFTED_KINDS] if kinds == "all" else _listed(kinds)
+            parts += [(kind, SceneSet([kind], pictures)) for kind in wished]
+        else:
+            parts.append((source.title, source.open(limit)))
     from fastrm_monitor.lab import ask, labels
     from fastrm_monitor.lab import evaluate as lab
     from fastrm_monitor.lab.printing import print_report
@@ -255,13 +261,14 @@ def evaluate(
     from fastrm_monitor.scoring.patches import layout_for
 
     several = {"all": lab.SECTIONS, "none": ()}
-    wanted = several[sections] if sections in several else tuple(one.strip() for one in sections.split(","))
+    wanted = several[sections] if sections in several else tuple(_listed(sections))
     for one in wanted:
         _one_of("sections", one, (*lab.SECTIONS, *several))
     given = proxy or [_proxy_folder(None, model)]
     short = len({path.resolve().name for path in given}) == len(given)
     folders = {path.resolve().name if short else str(path): load_proxy(path) for path in given}
     lvlm, processor = ask.load_lvlm(model)
+    layout = layout_for(lvlm.config, processor)
     for folder in folders.values():
         anatomy_of(lvlm).check(folder)
     with _progress() as bar:
@@ -269,7 +276,7 @@ def evaluate(
             asker=ask.Asker(lvlm, processor, instruction),
             model=model,
             folders=folders,
-            layout=layout_for(lvlm.config, processor),
+            layout=layout,
             output=output,
             cache=cache or labels.default_cache(),
             progress=bar,
@@ -277,7 +284,7 @@ def evaluate(
             batch=batch,
             again=again,
         )
-        result, examples = work.run(list(zip(names, parts, strict=True)))
+        result, examples = work.run(parts)
         task = bar.add_task("drawing", total=1)
         html = page(result, examples)
         bar.update(task, completed=1)
@@ -293,8 +300,21 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on; only loopback without sign-in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8501,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+    auth: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with the OpenID Connect provider to sign in with; default FASTRM_AUTH, else none."
+        ),
+    ] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Let other machines in although nobody signs in.")
+    ] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="No verdicts, no claims, nothing published.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder, hub id or 'embedded' to look closer with; default FASTRM_MODEL.")
+    ] = None,
 ) -> None:
-    """Open the dashboard: overview, review queue, cases.
+    """Open the dashboard: overview, review queue, cases, health.
 
     Example: fastrm-monitor dashboard --store sqlite:///fastrm-demo/fastrm.db
     """
@@ -305,7 +325,110 @@ def dashboard(
     url = _store_url(store)
     check_exists(url)
     Store(url).close()  # what is wrong with it is said here, not on a page
-    raise typer.Exit(serve(url, host=host, port=port, open_browser=open_browser))
+    raise typer.Exit(
+        serve(
+            url,
+            host=host,
+            port=port,
+            open_browser=open_browser,
+            allow_remote=allow_remote,
+            auth=auth,
+            read_only=read_only,
+            model=model,
+        )
+    )
+
+
+@app.command()
+def calibrate(
+    store: StoreOption = None,
+    proxy: Annotated[
+        Path | None, typer.Option(help="Calibrate for this proxy; default: that of the newest case.")
+    ] = None,
+    answers: Annotated[Path | None, typer.Option(help="What `export --all` wrote, instead of a store.")] = None,
+    flag_rate: Annotated[float | None, typer.Option(help="Flag that share of the traffic.")] = None,
+    precision: Annotated[float | None, typer.Option(help="At least that share of the flagged is wrong.")] = None,
+    risk: Annotated[float | None, typer.Option(help="At most that share of what is not flagged is wrong.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of --precision and --risk.")] = 0.95,
+    publish: Annotated[bool, typer.Option("--publish", help="Running servers take it over.")] = False,
+    note: Annotated[str, typer.Option(help="Stored with what is published.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Folder for calibration.json.")] = None,
+) -> None:
+    """Recalibrate the confidence on reviewers' verdicts and choose a threshold that can be defended.
+
+    Example: fastrm-monitor calibrate --store sqlite:///fastrm.db --risk 0.05 --publish
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("scipy", "sklearn")):
+        raise MissingExtraError("Calibrating", "calibration")
+    from fastrm_monitor.calibration import answers as labelled
+    from fastrm_monitor.calibration.choice import calibrate as choose
+    from fastrm_monitor.calibration.printing import print_outcome
+    from fastrm_monitor.records.engine import check_exists
+    from fastrm_monitor.records.store import Store
+
+    ways = {"flag-rate": flag_rate, "precision": precision, "risk": risk}
+    given = [(name, value) for name, value in ways.items() if value]
+    if len(given) != 1:
+        raise FastRMError("Choose the threshold in one way: --flag-rate, --precision or --risk, above 0.")
+    version = None
+    if proxy is not None:
+        from fastrm_monitor.scoring.checkpoint import load_proxy
+
+        version = load_proxy(proxy).version
+    if answers is None or publish:
+        url = _store_url(store)
+        check_exists(url)
+    if answers is None:
+        with Store(url) as opened:
+            found = labelled.from_store(opened, proxy_version=version)
+    else:
+        from fastrm_monitor.lab.datasets.exported import read_rows
+
+        found = labelled.from_rows((row for _, row in read_rows(answers)), str(answers))
+        if version not in (None, found.proxy_version):
+            raise DataError(f"{answers} has answers of proxy {found.proxy_version}, and {proxy} is {version}.")
+    outcome = choose(found, *given[0], confidence)
+    print_outcome(found, outcome, console)
+    if answers is not None and found.labelled.all():
+        console.print("Warning: every answer is labelled; was this exported with --all? Else the weights are wrong.")
+    if output is not None:
+        _make_folder(output)
+        _write(output / "calibration.json", json.dumps(outcome.as_json(), indent=1))
+    if publish:
+        with Store(url) as opened:
+            number = outcome.publish(opened, getpass.getuser(), note)
+        console.print(f"published as policy {number}; running servers of {outcome.model} take it over", markup=False)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option(help="Folder to write; new, or empty.")],
+    store: StoreOption = None,
+    form: Annotated[str, typer.Option("--format", help="'jsonl', 'parquet' or 'datasets' (Hugging Face).")] = "jsonl",
+    labelled: Annotated[
+        bool, typer.Option("--labelled/--all", help="Cases with a verdict only, or all of them.")
+    ] = True,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"], help="Answered then or later, UTC."),
+    ] = None,
+) -> None:
+    """Write cases with their verdicts, maps and pictures, for `distill`, `evaluate`, `calibrate` and other tools.
+
+    Example: fastrm-monitor export --store sqlite:///fastrm-demo/fastrm.db --all --output cases
+    """
+    from fastrm_monitor.records import export as records
+    from fastrm_monitor.records.engine import check_exists
+    from fastrm_monitor.records.store import Store
+
+    _one_of("format", form, records.FORMATS)
+    url = _store_url(store)
+    check_exists(url)
+    after = None if since is None else since.replace(tzinfo=UTC)
+    with Store(url) as opened, _progress() as bar:
+        task = bar.add_task("exporting", total=records.count(opened, labelled=labelled, since=after))
+        written = records.write(opened, output, form, labelled=labelled, since=after, wrote=lambda: bar.advance(task))
+    console.print(f"{written} cases written: {output / records.FILES[form]}", soft_wrap=True)
 
 
 @db.command("upgrade")
@@ -319,6 +442,78 @@ def db_upgrade(store: StoreOption = None) -> None:
     url = _store_url(store)
     schema.upgrade(url)
     console.print(f"The store's schema is at version {schema.current(url)}.")
+
+
+@db.command("check")
+def db_check(store: StoreOption = None) -> None:
+    """Say whether the store is whole, what it holds, and what waits beside it; exit code 1 when something is wrong.
+
+    Example: fastrm-monitor db check --store sqlite:///fastrm-demo/fastrm.db
+    """
+    from fastrm_monitor.records.check import check
+
+    right = True
+    for finding in check(_store_url(store), load_settings()):
+        style = None if finding.right else "red"
+        console.print(finding.text, style=style, markup=False, highlight=False, soft_wrap=True)
+        right = right and finding.right
+    console.print("OK" if right else "Not OK: see the red lines.", highlight=False)
+    raise typer.Exit(0 if right else 1)
+
+
+@db.command("purge")
+def db_purge(
+    store: StoreOption = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="Delete what is older: 30d, 12h, 2w; traffic and drift too.")
+    ] = None,
+    case: Annotated[str | None, typer.Option(help="Delete this case.")] = None,
+    user_key: Annotated[str | None, typer.Option(help="Delete this user's cases, as the store has the key.")] = None,
+    keep_labelled: Annotated[
+        bool, typer.Option("--keep-labelled", help="With --older-than: keep cases that have a verdict.")
+    ] = False,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Give the space back, too; rewrites an SQLite file and holds up writers.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete cases with their pictures and reviews: by age, one case, or those of one user.
+
+    Example: fastrm-monitor db purge --older-than 30d --keep-labelled --yes
+    """
+    from fastrm_monitor.records import purge
+    from fastrm_monitor.records.check import spooled
+    from fastrm_monitor.records.engine import check_exists
+    from fastrm_monitor.records.store import Store
+
+    if sum(one is not None for one in (older_than, case, user_key)) != 1:
+        raise FastRMError("Say what to delete: one of --older-than AGE, --case ID and --user-key KEY.")
+    if keep_labelled and older_than is None:
+        raise FastRMError("--keep-labelled goes with --older-than: a case or a user is deleted as a whole.")
+    before = None if older_than is None else datetime.now(UTC) - purge.read_age(older_than)
+    selection = purge.Selection(before, case, user_key, keep_labelled)
+    url = _store_url(store)
+    check_exists(url)
+    with Store(url) as opened:
+        found = purge.count(opened, selection)
+        console.print(f"In {opened.safe_url}: {found}.", markup=False, highlight=False, soft_wrap=True)
+        if not yes:
+            typer.confirm("Delete this?", abort=True)
+        with _progress() as bar:
+            task = bar.add_task("deleting", total=found.cases)
+            done = purge.Counts()
+            for step in purge.purge(opened, selection):
+                done += step
+                bar.advance(task, step.cases)
+        purge.forget(opened, vacuum=vacuum)
+        waiting = spooled(opened, load_settings())
+        console.print(f"Deleted: {done}.", highlight=False, soft_wrap=True)
+        if opened.path is not None and done.cases and not vacuum:
+            console.print("The file keeps its size and reuses the space; --vacuum gives it back.", soft_wrap=True)
+        if waiting is not None and waiting.cases:
+            kept = "are left out when they are written" if before is None else "are written first; purge again then"
+            what = f"{waiting.cases} cases wait in {waiting.folder}: those to be deleted {kept}."
+            console.print(what, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -380,48 +575,14 @@ def _proxy_folder(proxy: Path | None, model: str) -> Path:
     return PROXY_FOLDER
 
 
-def _dataset(
-    name: str,
-    questions: Path | None,
-    annotations: Path | None,
-    images: Path | None,
-    scene_graphs: Path | None,
-    limit: int | None,
-    kinds: str,
-    pictures: int,
-    *,
-    training: bool = False,
-) -> Dataset:
-    _one_of("dataset", name, tuple(_FILES_OF))
-    given = {"questions": questions, "annotations": annotations, "images": images, "scene-graphs": scene_graphs}
-    idle = [f"--{option}" for option, value in given.items() if value is not None and option not in _FILES_OF[name]]
-    if idle:
-        raise DataError(f"--dataset {name} does not use {' and '.join(idle)}.")
-    if name == "scenes":
-        from fastrm_monitor.lab.datasets.scene_set import TEST_SEED, TRAIN_SEED, SceneSet
+def _files(**given: Path | list[Path] | None) -> dict[str, list[Path]]:
+    """The values of each option with files, by its name on the command line."""
+    listed = {name: [value] if isinstance(value, Path) else value or [] for name, value in given.items()}
+    return {name.replace("_", "-"): values for name, values in listed.items()}
 
-        return SceneSet([kind.strip() for kind in kinds.split(",")], pictures, TRAIN_SEED if training else TEST_SEED)
-    if name == "jsonl":
-        from fastrm_monitor.lab.datasets.jsonl import JSONL
 
-        if questions is None:
-            raise DataError("--dataset jsonl needs --questions FILE.")
-        return JSONL(questions, images, limit)
-    if name == "vqav2":
-        from fastrm_monitor.lab.datasets.vqav2 import VQAv2
-
-        if questions is None or annotations is None or images is None:
-            raise DataError("--dataset vqav2 needs --questions FILE, --annotations FILE and --images FOLDER.")
-        return VQAv2(questions, annotations, images, limit)
-    if questions is None or images is None:
-        raise DataError(f"--dataset {name} needs --questions FILE and --images FOLDER.")
-    if name == "pope":
-        from fastrm_monitor.lab.datasets.pope import POPE
-
-        return POPE(questions, images, limit)
-    from fastrm_monitor.lab.datasets.gqa import GQA
-
-    return GQA(questions, images, scene_graphs, limit)
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",")]
 
 
 def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -458,10 +619,16 @@ def _fail(error: FastRMError) -> NoReturn:
     sys.exit(2)
 
 
+def _at_home(word: str) -> str:
+    """`~/...` behind an option; the shell leaves it alone in `--option=~/...`."""
+    option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + sign + (str(Path(value).expanduser()) if value.startswith("~/") else value)
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        app([_at_home(word) for word in sys.argv[1:]])
     except FastRMError as error:
         _fail(error)
     except ModuleNotFoundError as error:

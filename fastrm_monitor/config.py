@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fastrm_monitor.errors import FastRMError
@@ -34,6 +34,12 @@ class Settings(BaseSettings):
     sample_rate: float = Field(
         0.05, ge=0, le=1, description="Probability of storing an answer whether flagged or not; calibration needs it."
     )
+    policy_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="Seconds between two looks for a newly published policy in the store; 0 is off.",
+    )
     queue_size: int = Field(
         2048, ge=1, description="Answers that may wait for telemetry and storage; beyond it unflagged ones go first."
     )
@@ -53,12 +59,46 @@ class Settings(BaseSettings):
     pictures: Literal["thumbnail", "full", "hash", "none"] = Field(
         "thumbnail", description="What is stored of a picture: at most 512 pixels a side, all, its hash only, nothing."
     )
+    redact: str | None = Field(
+        None,
+        description="Function `package.module:function` that takes out of question and answer what must not be kept.",
+    )
+    retention_days: float = Field(
+        0, ge=0, le=36500, description="Days after which the server deletes cases, drift and traffic; 0 keeps them."
+    )
+    retention_keep_labelled: bool = Field(False, description="Whether cases with a verdict stay all the same.")
     picture_memory: int = Field(
         1024, ge=0, description="MiB of pictures that vLLM's front end keeps until their answers are complete."
     )
     dashboard_url: str = Field(
         "http://127.0.0.1:8501", description="Where reviewers open the dashboard; makes the case link on spans."
     )
+    trace_url: str | None = Field(
+        None,
+        description="Address of a trace where traces are looked at, with `{trace_id}` in it and perhaps `{span_id}`; "
+        "makes the trace link of a case.",
+    )
+    model: str | None = Field(
+        None, description="Model that the dashboard asks again to look closer: a folder, a hub id or `embedded`."
+    )
+
+    auth: str | None = Field(
+        None,
+        description="TOML file with the OpenID Connect provider that reviewers sign in with; without one the dashboard "
+        "has no sign-in.",
+    )
+    read_only: bool = Field(
+        False, description="Dashboard in which nobody can give verdicts, claim cases or publish thresholds."
+    )
+
+    @field_validator("trace_url")
+    @classmethod
+    def _check_trace_url(cls, url: str | None) -> str | None:
+        if url is not None and (
+            not url.startswith(("http://", "https://")) or "{trace_id}" not in url or any(map(str.isspace, url))
+        ):
+            raise ValueError("give an address like https://host/trace/{trace_id}")
+        return url
 
 
 def load_settings(**arguments: object) -> Settings:
@@ -74,5 +114,5 @@ def load_settings(**arguments: object) -> Settings:
         return Settings(**{name: value for name, value in arguments.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise FastRMError(f"FASTRM_{name.upper()} ({name}) is not usable: {first['msg']}.") from None
+        name, reason = str(first["loc"][0]), str(first["msg"]).removeprefix("Value error, ")
+        raise FastRMError(f"FASTRM_{name.upper()} ({name}) is not usable: {reason}.") from None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrm_monitor.config import Settings, load_settings
-from fastrm_monitor.drift.reference import Reference, load_reference
+from fastrm_monitor.drift.reference import Reference, comparable, load_reference
 from fastrm_monitor.drift.watch import DriftWatch
 from fastrm_monitor.errors import MissingExtraError, ProxyError
 from fastrm_monitor.guard import Guard, logger
@@ -30,11 +30,14 @@ from fastrm_monitor.records.drift import DriftLog
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.outbox import Outbox
+from fastrm_monitor.records.policies import PolicyWatch
+from fastrm_monitor.records.retention import Retention
 from fastrm_monitor.records.spool import spool_for
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.writer import Writer
+from fastrm_monitor.redaction import Redact, Redactor, load_hook
 from fastrm_monitor.scoring.policy import Policy
-from fastrm_monitor.telemetry.emit import Telemetry
+from fastrm_monitor.telemetry.emit import Telemetry, captures_content
 from fastrm_monitor.telemetry.setup import telemetry_from_environment
 from fastrm_monitor.types import Answer, Assessment
 
@@ -55,6 +58,7 @@ class Monitor:
         telemetry: where spans, events and metrics go. The monitor closes it.
         policy: decides what is flagged; made from the settings when None.
         reference: what drift is measured against; the first answers when None.
+        redact: takes out of the texts what must not be kept; what the settings name when None.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Monitor:
         telemetry: Telemetry,
         policy: Policy | None = None,
         reference: Reference | None = None,
+        redact: Redact | None = None,
     ) -> None:
         fitted = scorer.folder.confidence
         threshold = settings.threshold if settings.threshold is not None else (fitted.threshold if fitted else None)
@@ -83,6 +88,10 @@ class Monitor:
         self._store, self._telemetry = store, telemetry
         self._drift = DriftWatch(reference, proxy_version=scorer.folder.version)
         self._drift_log = DriftLog(store) if store is not None else None
+        self._policies = self._watch_policies(store)
+        self._model: str | None = None  # as the answers name it
+        self._redact = Redactor(redact or load_hook(settings.redact), lambda: self.counters.add("failed", "redaction"))
+        self._retention = self._open_retention(store)
         self._writer: Writer[_Item] = Writer(
             self._deliver,
             size=settings.queue_size,
@@ -98,7 +107,13 @@ class Monitor:
 
     @classmethod
     def open(
-        cls, *, proxy: str | Path | None = None, store: str | None = None, provider: str = "custom", **settings: Any
+        cls,
+        *,
+        proxy: str | Path | None = None,
+        store: str | None = None,
+        provider: str = "custom",
+        redact: Redact | str | None = None,
+        **settings: Any,
     ) -> Monitor:
         """A monitor from a proxy folder and a store URL; what is not given comes from `FASTRM_*`.
 
@@ -106,23 +121,26 @@ class Monitor:
             proxy: the proxy folder.
             store: SQLAlchemy URL of the store.
             provider: `gen_ai.provider.name` of the telemetry.
+            redact: a function of `redaction.Texts`, or where it is found: `package.module:function`.
             **settings: further fields of `Settings`.
 
         Raises:
             FastRMError: a setting, the proxy or the store cannot be used; the sentence says what to do.
         """
-        chosen = load_settings(proxy=None if proxy is None else str(proxy), store=store, **settings)
+        named = redact if isinstance(redact, str) else None
+        chosen = load_settings(proxy=None if proxy is None else str(proxy), store=store, redact=named, **settings)
         if chosen.proxy is None:
             raise ProxyError("No proxy is given: pass proxy=FOLDER or set FASTRM_PROXY.")
         try:
             from fastrm_monitor.scoring.scorer import Scorer
         except ModuleNotFoundError as error:
             raise MissingExtraError("Scoring answers", "hf") from error
+        hook = redact if callable(redact) else load_hook(chosen.redact)
         scorer = Scorer(chosen.proxy)
         reference = load_reference(scorer.folder.path, scorer.folder.version)
         opened = Store(chosen.store.get_secret_value(), may_be_away=True) if chosen.store is not None else None
         telemetry = telemetry_from_environment(chosen.dashboard_url, provider, chosen.flush_seconds)
-        return cls(scorer, settings=chosen, store=opened, telemetry=telemetry, reference=reference)
+        return cls(scorer, settings=chosen, store=opened, telemetry=telemetry, reference=reference, redact=hook)
 
     def _open_outbox(self, store: Store | None) -> Outbox | None:
         if store is None:
@@ -132,6 +150,23 @@ class Monitor:
             where = "are dropped meanwhile" if spool is None else f"wait in {spool.folder}"
             logger.warning("fastrm-monitor: the store %s cannot be reached yet; cases %s", store.safe_url, where)
         return Outbox(store, spool, self.counters, dropped=self._lose, crowded=lambda: self._writer.crowded)
+
+    def _open_retention(self, store: Store | None) -> Retention | None:
+        if store is None:
+            return None
+        days, keep_labelled = self.settings.retention_days, self.settings.retention_keep_labelled
+        return Retention(store, days=days, keep_labelled=keep_labelled, counted=self._retained)
+
+    def _watch_policies(self, store: Store | None) -> PolicyWatch | None:
+        if store is None:
+            return None
+        return PolicyWatch(
+            store,
+            proxy_version=self.scorer.folder.version,
+            seconds=self.settings.policy_seconds,
+            threshold=self.settings.threshold,
+            failed=lambda: self.counters.add("failed", "policy"),
+        )
 
     def after_fork(self) -> None:
         """A child process is a server of its own; `Counters`, `Writer` and `Store` renew themselves."""
@@ -161,12 +196,20 @@ class Monitor:
             seconds: wall time that measuring took.
         """
         score = self.scorer.conclude(relevance, grids, signals, answer)
-        decision = self.policy.decide(score.features, score.confidence, score.calibrated)
+        features, confidence, calibrated = score.features, score.confidence, score.calibrated
+        published = self._policies.current if self._policies is not None else None
+        shown = published.apply(features, confidence, calibrated) if published is not None else None
+        if published is not None and shown is not None:
+            (features, confidence), calibrated = shown, True
+            decision = self.policy.decide(features, confidence, calibrated, published.threshold)
+        else:
+            published = None
+            decision = self.policy.decide(features, confidence, calibrated)
         stored = self._store is not None and (decision.flagged or decision.sampled)
         with self.counters.together():
             self.counters.add("seen")
             self.counters.add("scored")
-            self.counters.add("confidence_sum", value=score.confidence)
+            self.counters.add("confidence_sum", value=confidence)
             if decision.flagged:
                 self.counters.add("flagged", decision.reason or "")
             self.counters.begin()
@@ -174,9 +217,9 @@ class Monitor:
             request_id=request_id,
             maps=score.maps,
             entropy=score.features["map_entropy"],
-            features=score.features,
-            confidence=score.confidence,
-            calibrated=score.calibrated,
+            features=features,
+            confidence=confidence,
+            calibrated=calibrated,
             flagged=decision.flagged,
             reason=decision.reason,
             threshold=decision.threshold,
@@ -185,6 +228,7 @@ class Monitor:
             sampled=decision.sampled,
             sample_rate=self.policy.sample_rate,
             case_id=str(uuid.uuid4()) if stored else None,
+            policy=None if published is None else published.version,
         )
 
     def skip(self, request_id: str, reason: str) -> Assessment:
@@ -224,12 +268,14 @@ class Monitor:
     def _deliver(self, batch: list[_Item]) -> None:
         cases: list[Case] = []
         sampled_out = broken = 0  # counted when nothing can fail any more, or a failure would count them again
-        for answer, assessment in batch:
+        for served, assessment in batch:
+            answer = self._redact(served, needed=assessment.case_id is not None or captures_content())
             trace_id = span_id = None
             with self.guard("telemetry"):
                 ids = self._telemetry.emit(answer, assessment)
                 trace_id, span_id = ids.trace_id, ids.span_id
             self._telemetry_queue(-1)
+            self._model = answer.model
             with self.guard("drift"):
                 self._compare(answer.model, assessment)
             if assessment.case_id is None:
@@ -258,7 +304,7 @@ class Monitor:
         """Whether the traffic still looks like its reference; says so once a window."""
         if assessment.confidence is None:
             return
-        found = self._drift.add({**assessment.features, "confidence": assessment.confidence})
+        found = self._drift.add(comparable(assessment.features, assessment.confidence, assessment.calibrated))
         if not found:
             return
         self._telemetry.drifted(model, found)
@@ -274,6 +320,11 @@ class Monitor:
         self._show_failures()
         if self._outbox is not None:
             self._outbox.idle()
+        if self._policies is not None and self._model is not None and not self.store_away:
+            with self.guard("policy"):
+                self._policies.turn(self._model)
+        if self._retention is not None and not self.store_away and not self._writer.crowded:
+            self._retention.turn()
 
     def _rescue(self, batch: list[_Item], until: float) -> list[_Item]:
         """At the end, when the background thread hangs: what is left goes to the spool, as far as the time allows."""
@@ -289,6 +340,11 @@ class Monitor:
     def _hurry(self) -> None:
         if self._outbox is not None:
             self._outbox.hurry()
+        if self._retention is not None:
+            self._retention.stop()
+
+    def _retained(self, name: str, count: int) -> None:
+        self.counters.add(name, "retention", count)
 
     def _dropped(self, item: _Item, reason: str) -> None:
         self._telemetry_queue(-1)

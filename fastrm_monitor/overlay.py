@@ -22,6 +22,8 @@ Scale = Literal["fixed", "picture"]
 RAMP = ("#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4")
 """Colours of relevance 0 to 1, evenly spaced."""
 
+_EDGE = (20.0, 255.0)  # grey of the outline's two lines, from outside to inside
+
 _POINTS = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in RAMP], dtype=np.float32)
 
 
@@ -33,6 +35,7 @@ def overlay(
     opacity: float = 0.6,
     patches: bool = False,
     scale: Scale = "fixed",
+    outline: float | None = None,
 ) -> Image.Image:
     """Draw a relevance map over its picture.
 
@@ -47,12 +50,14 @@ def overlay(
         patches: True draws the patches as the model has them, False a smooth surface through their centres.
         scale: "fixed" draws 0..1 as it is, so that pictures can be compared; "picture" stretches this map's own
             smallest and largest value to 0..1, which shows the shape of a weak map and hides that it is weak.
+        outline: a line around the patches of at least this relevance, just inside of their edges, whatever the scale
+            and the opacity; None draws none.
 
     Returns:
         An RGB picture of the size of `picture`.
 
     Raises:
-        DataError: the map is not a grid, the region is empty, or `opacity` is not in 0..1.
+        DataError: the map is not a grid, the region is empty, or `opacity` or `outline` is not in 0..1.
     """
     grid = np.asarray(values, dtype=np.float32)
     if grid.ndim != 2 or grid.size == 0:
@@ -64,6 +69,8 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise DataError(f"The opacity must lie in 0..1, not {opacity}.")
+    if outline is not None and not 0 <= outline <= 1:
+        raise DataError(f"The outline's relevance must lie in 0..1, not {outline}.")
 
     base = np.asarray(picture.convert("RGB"), dtype=np.float32)  # (h, w, 3)
     height, width = base.shape[:2]
@@ -72,7 +79,13 @@ def overlay(
     # The smooth surface may swing a little beyond its patches; clipping keeps it from showing what no patch has.
     relevance = np.clip(down @ _scaled(grid, scale) @ across.T, 0.0, 1.0)  # (h, w)
     cover = (opacity * relevance * (seen_y[:, None] & seen_x[None, :]))[..., None]  # (h, w, 1)
-    return Image.fromarray(np.rint(base + cover * (colors(relevance) - base)).astype(np.uint8))
+    drawn = base + cover * (colors(relevance) - base)
+    if outline is not None:
+        rows, seen_y = _cells(height, top, bottom, grid.shape[0])
+        columns, seen_x = _cells(width, left, right, grid.shape[1])
+        above = (_scaled(grid, "fixed") >= outline)[rows][:, columns] & seen_y[:, None] & seen_x[None, :]  # (h, w)
+        _draw_edge(drawn, above)
+    return Image.fromarray(np.rint(drawn).astype(np.uint8))
 
 
 def legend(width: int = 256, height: int = 12) -> Image.Image:
@@ -98,16 +111,46 @@ def _scaled(grid: np.ndarray, scale: Scale) -> np.ndarray:
     return (grid - low) / (high - low) if high > low else np.zeros_like(grid)
 
 
+def _draw_edge(drawn: np.ndarray, inside: np.ndarray) -> None:
+    """Draw a dark line and within it a light one along the edge of an area, so that it shows on any picture.
+
+    Args:
+        drawn: float (h, w, 3), changed in place.
+        inside: bool (h, w), the area.
+    """
+    width = max(round(max(inside.shape) / 400), 1)
+    for color in _EDGE:
+        for _ in range(width):
+            shrunk = inside.copy()
+            padded = np.pad(inside, 1)  # beyond the picture nothing is inside
+            for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+                shrunk &= shifted
+            drawn[inside & ~shrunk] = color
+            inside = shrunk
+
+
+def _place(pixels: int, start: float, end: float, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each pixel along one side lies, in cells: 0 is the grid's edge, 0.5 the first cell's centre; if seen."""
+    centers = (np.arange(pixels) + 0.5) / pixels
+    place = (centers - start) / (end - start) * cells
+    return place, (place >= 0) & (place < cells)
+
+
+def _cells(pixels: int, start: float, end: float, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cell of each pixel along one side, int (pixels,), the nearest one beyond the grid; whether it is seen."""
+    place, seen = _place(pixels, start, end, cells)
+    return np.clip(np.floor(place).astype(np.intp), 0, cells - 1), seen
+
+
 def _weights(pixels: int, start: float, end: float, cells: int, patches: bool) -> tuple[np.ndarray, np.ndarray]:
     """How much each cell counts for each pixel along one side, float32 (pixels, cells); whether it is seen."""
-    centers = (np.arange(pixels) + 0.5) / pixels
-    place = (centers - start) / (end - start) * cells  # in cells: 0 is the grid's edge, 0.5 the first cell's centre
-    seen = (place >= 0) & (place < cells)
     weights = np.zeros((pixels, cells), dtype=np.float32)
     rows = np.arange(pixels)
     if patches:
-        weights[rows, np.clip(np.floor(place).astype(np.intp), 0, cells - 1)] = 1.0
+        nearest, seen = _cells(pixels, start, end, cells)
+        weights[rows, nearest] = 1.0
         return weights, seen
+    place, seen = _place(pixels, start, end, cells)
     # Catmull-Rom: bicubic, and exact at the centres. Beyond the outermost centres the edge cells go on.
     place = np.clip(place - 0.5, 0, cells - 1)
     cell = np.floor(place).astype(np.intp)

@@ -54,6 +54,7 @@ class Assessment:
         sampled: drawn into the random sample of answers that are stored whether flagged or not.
         sample_rate: the probability of that draw.
         case_id: id of the stored case; None when the answer is neither flagged nor sampled.
+        policy: version of the published policy that calibrated and decided; None where none was in force.
     """
 
     request_id: str
@@ -71,6 +72,7 @@ class Assessment:
     sampled: bool = False
     sample_rate: float = 0.0
     case_id: str | None = None
+    policy: int | None = None
 
     @property
     def relevance(self) -> np.ndarray | None:

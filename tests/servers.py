@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 
 from fastrm_monitor.config import load_settings
 from fastrm_monitor.monitor import Monitor
@@ -97,6 +97,20 @@ class Postgres:
         """The URL of a new, empty database."""
         self._server.psql(f"CREATE DATABASE {name}")
         return str(self._server.get_uri(name))
+
+    def at(self, name: str) -> str:
+        """The URL of a database that is there."""
+        return str(self._server.get_uri(name))
+
+    @property
+    def socket(self) -> str:
+        """Path of its UNIX socket."""
+        return f"{make_url(self.url).query['host']}/.s.PGSQL.5432"
+
+    def through(self, port: int, name: str) -> str:
+        """The URL of a new, empty database, reached by a proxy at this port of 127.0.0.1."""
+        user = make_url(self.database(name)).username
+        return f"postgresql://{user}@127.0.0.1:{port}/{name}"
 
     def kill(self) -> None:
         """At once, with SIGKILL."""

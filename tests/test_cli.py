@@ -188,7 +188,7 @@ def test_db_upgrade_and_doctor(run, tmp_path, monkeypatch):
     """`db upgrade` makes the schema; `doctor` names versions, proxy, store and counts, and is 2 when one is broken."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
     code, out, _ = run("db", "upgrade", "--store", url)
-    assert (code, "at version 0002" in out) == (0, True)
+    assert (code, "at version 0005" in out) == (0, True)
     check_sentence(*run("doctor", "--store", f"sqlite:///{tmp_path / 'typo.db'}")[::2], "There is no store at")
     check_sentence(*run("dashboard", "--store", f"sqlite:///{tmp_path / 'typo.db'}")[::2], "There is no store at")
     assert not (tmp_path / "typo.db").exists()
@@ -223,7 +223,7 @@ def test_distill_and_evaluate_on_official_files(run, tmp_path):
     assert code == 0
     assert "Fidelity" in out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["schema_version"] == 2
+    assert report["schema_version"] == 3
     assert 0 < report["fidelity"]["base_rate"] < 1
     picture = next(images.iterdir())
     code, out, _ = run("score", "--image", picture, "--question", QUESTION, "--proxy", tmp_path / "made", "--json")
@@ -280,11 +280,11 @@ def test_bad_data_sets(run, tmp_path):
 
 
 def test_dashboard_refuses_other_machines(run, tmp_path):
-    """The dashboard has no login, so it does not listen where others reach it."""
+    """Where nobody signs in the dashboard does not listen where others reach it."""
     url = f"sqlite:///{tmp_path / 's.db'}"
     Store(url).close()
     code, _, err = run("dashboard", "--host", "0.0.0.0", "--store", url, "--no-open")
-    check_sentence(code, err, "has no login")
+    check_sentence(code, err, "Without sign-in")
 
 
 def test_help_has_an_example_for_every_command(run):

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from fastrm_monitor import cli
 from fastrm_monitor.errors import FastRMError
-from fastrm_monitor.lab.datasets.scene_files import write_gqa, write_jsonl, write_pope
+from fastrm_monitor.lab.datasets.options import Chosen, choose
+from fastrm_monitor.lab.datasets.scene_files import write_gqa, write_jsonl, write_pope, write_vqav2
 
 
 @pytest.fixture
@@ -42,9 +43,74 @@ def test_evaluate_on_several_files(invoke, tmp_path: Path) -> None:
     done = invoke("evaluate", *files, "--sections", "none", "--limit", "40")
     assert done.exit_code == 0, done.exception
     report = json.loads((tmp_path / "evaluate" / "report.json").read_text())
-    assert report["data"].startswith("pope-coco_pope_random-")
-    (shift,) = report["shifts"]
-    assert shift.startswith("pope-coco_pope_popular-")
+    assert (report["data"], *report["shifts"]) == ("pope coco_pope_random", "pope coco_pope_popular")
+    assert [list(part["pope"]) for part in (report, *report["shifts"].values())] == [["random"], ["popular"]]
+    assert report["pope"]["random"]["accuracy"]["rate"] == report["accuracy"]["all"]["rate"]
+
+
+def test_evaluate_on_several_forms(invoke, tmp_path: Path) -> None:
+    """VQA, GQA and POPE forms and a shift stand in one report, the first in distribution, each with its own files."""
+    asked, annotated, pictures = write_vqav2(tmp_path / "vqa", "natural", pictures=10, seed=9)
+    questions, graphs, images = write_gqa(tmp_path / "gqa", "natural", pictures=8, seed=9)
+    (_, _, adversarial), photographs = write_pope(tmp_path / "pope", "natural", pictures=6, seed=9)
+    forms = ("--dataset", "vqav2", "--dataset", "gqa", "--dataset", "pope", "--dataset", "scenes", "--kinds", "noise")
+    files = ("--questions", asked, "--questions", questions, "--questions", adversarial)
+    more = ("--annotations", annotated, "--scene-graphs", graphs)
+    folders = ("--images", pictures, "--images", images, "--images", photographs)
+    done = invoke("evaluate", *forms, *files, *more, *folders, "--pictures", 5, "--sections", "none")
+    assert done.exit_code == 0, done.exception
+    report = json.loads((tmp_path / "evaluate" / "report.json").read_text())
+    assert report["data"] == "vqav2 questions"
+    assert (
+        list(report["shifts"])
+        == list(report["generalisation"])
+        == ["gqa questions", "pope coco_pope_adversarial", "noise"]
+    )
+    assert [part["pictures"] for part in (report, *report["shifts"].values())] == [10, 8, 6, 5]
+    assert "adversarial" in (tmp_path / "evaluate" / "report.html").read_text()
+
+
+def test_same_file_twice(invoke, tmp_path: Path) -> None:
+    """A file that is given twice makes two parts with names of their own."""
+    questions = write_jsonl(tmp_path / "own", "easy", pictures=4, seed=9)
+    twice = ("--dataset", "jsonl", "--questions", questions, "--questions", questions)
+    assert invoke("evaluate", *twice, "--sections", "none").exit_code == 0
+    report = json.loads((tmp_path / "evaluate" / "report.json").read_text())
+    assert (report["data"], list(report["shifts"])) == ("jsonl questions", ["jsonl questions (2)"])
+
+
+A, B, C = Path("a"), Path("b"), Path("c")
+
+
+def test_files_go_to_the_forms_that_use_them() -> None:
+    """Each form takes the next file of what it uses; what is given once serves all."""
+    given = {"questions": [A, B, C], "annotations": [A], "images": [B], "scene-graphs": [C]}
+    assert choose(["vqav2", "scenes", "gqa", "pope"], given) == [
+        Chosen("vqav2", A, A, B),
+        Chosen("scenes"),
+        Chosen("gqa", B, None, B, C),
+        Chosen("pope", C, None, B),
+    ]
+    assert choose(["pope"], {"questions": [A, B], "images": [C]}) == [
+        Chosen("pope", A, images=C),
+        Chosen("pope", B, images=C),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("forms", "given", "said"),
+    [
+        (["gqa", "pope"], {"questions": [A]}, "--questions was given 1 times for 2 data sets"),
+        (["gqa", "pope", "vqav2"], {"images": [A, B]}, "--images was given 2 times for 3 data sets"),
+        (["gqa", "pope"], {"annotations": [A]}, "--dataset gqa and pope does not use --annotations."),
+        (["gqa", "vqa"], {}, "--dataset 'vqa' is not known: choose scenes or vqav2 or gqa or pope or jsonl."),
+    ],
+)
+def test_files_that_cannot_be_matched(forms: list[str], given: dict[str, list[Path]], said: str) -> None:
+    """Files are never matched by guessing: too few, too many or idle ones are one sentence."""
+    with pytest.raises(FastRMError) as refused:
+        choose(forms, given)
+    assert str(refused.value).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from fastrm_monitor.dashboard import pictures
 from fastrm_monitor.dashboard.queries import PictureView
-from fastrm_monitor.types import WHOLE, Region
+from fastrm_monitor.types import WHOLE, Region, RelevanceMap
 
 ROOM = (480, 440)
 GREY = (112, 118, 130)
@@ -115,11 +116,51 @@ def test_description_says_where_the_heat_is(hot: tuple[int, int], region: Region
     """Who does not see the picture is told how strong and where in it the relevance is highest, crop undone."""
     values = np.full((4, 4), 0.1, np.float32)
     values[hot] = 0.75
-    said = pictures.describe(values, stored(None, region=region), 0, 1, heatmap=True)
+    said = pictures.describe(RelevanceMap(values, region), 0, 1, heatmap=True)
     assert said == f"The picture with its heatmap: relevance is highest, 0.75, at the {place}."
 
 
 def test_description_of_several_pictures() -> None:
     """Each of several pictures is named by its number, and a hidden heatmap is not described."""
-    values = np.zeros((4, 4), np.float32)
-    assert pictures.describe(values, stored(None), 1, 3, heatmap=False) == "Picture 2 of 3 without its heatmap."
+    grid = RelevanceMap(np.zeros((4, 4), np.float32))
+    assert pictures.describe(grid, 1, 3, heatmap=False) == "Picture 2 of 3 without its heatmap."
+
+
+# --- values to be pointed at ---------------------------------------------------------------------------------------
+
+# (region of the 4 x 4 grid, inset from top, right, bottom, left in percent, rows and columns that show something)
+OVER = {
+    "whole": (WHOLE, (0, 0, 0, 0), (4, 4)),
+    "centre crop": ((0.25, 0.0, 0.75, 1.0), (0, 25, 0, 25), (4, 4)),
+    "padded above and below": ((0.0, -0.5, 1.0, 1.5), (0, 0, 0, 0), (2, 4)),
+    "cut in the middle of patches": ((0.0, -0.125, 1.0, 0.875), (0, 0, 12.5, 0), (4, 4)),
+    "beside the picture": ((1.5, 0.0, 2.5, 1.0), (0, 0, 0, 100), (4, 0)),
+}
+
+
+@pytest.mark.parametrize(("region", "inset", "count"), OVER.values(), ids=OVER)
+def test_cells_lie_over_what_they_show(
+    region: Region, inset: tuple[float, float, float, float], count: tuple[int, int]
+) -> None:
+    """The cells cover the part of the grid that lies on the picture; patches on padding have none."""
+    html = pictures.cells(RelevanceMap(np.zeros((4, 4), np.float32), region), (440, 220))
+    assert "width:min(100%,440px);aspect-ratio:440/220" in html
+    found = re.search(r"inset:([\d.]+)% ([\d.]+)% ([\d.]+)% ([\d.]+)%;grid-template:([^\"]*)/([^\"]*)\"", html)
+    assert found is not None
+    assert [float(edge) for edge in found.groups()[:4]] == pytest.approx(inset) or count[1] == 0
+    assert tuple(len(tracks.split()) for tracks in found.groups()[4:]) == count
+    assert html.count("<i ") == count[0] * count[1]
+
+
+def test_cells_of_cut_patches_are_smaller() -> None:
+    """A patch that the picture's edge cuts through takes what is left of it."""
+    html = pictures.cells(RelevanceMap(np.zeros((4, 4), np.float32), (0.0, -0.125, 1.0, 0.875)), (80, 80))
+    rows, columns = re.search(r"grid-template:([^\"]*)/([^\"]*)\"", html).groups()  # type: ignore[union-attr]
+    assert rows == "12.5000fr 25.0000fr 25.0000fr 25.0000fr"
+    assert columns == " ".join(["25.0000fr"] * 4)
+
+
+def test_cells_say_their_values_row_by_row() -> None:
+    """Values are those of the map, rounded, in reading order."""
+    html = pictures.cells(RelevanceMap(np.array([[0.0, 0.25], [0.999, 0.5]], np.float32)), (8, 8))
+    assert re.findall(r'data-value="([^"]*)"', html) == ["0.00", "0.25", "1.00", "0.50"]

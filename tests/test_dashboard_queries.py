@@ -29,7 +29,7 @@ NUMBERS = {
     "e": (0.9, 0.5),
     "f": (None, None),
 }
-ORDERS = {"confidence": "bdaecf", "entropy": "bceadf", "newest": "fedcba", "oldest": "abcdef"}
+ORDERS = {"confidence": "bdaecf", "entropy": "cbeafd", "newest": "fedcba", "oldest": "abcdef"}
 
 orders = pytest.mark.parametrize("order", ORDERS)
 
@@ -67,7 +67,10 @@ def place(store: Store, queue: Queue, case_id: str) -> Place | None:
 
 @orders
 def test_order(six: Store, order: queries.Order) -> None:
-    """Lowest confidence, highest entropy, newest or oldest first; ties by age, and what has no number comes last."""
+    """Lowest confidence, highest entropy, newest or oldest first; what has no number comes last.
+
+    Ties are in the order of their age, the newest first where the order is a descending one.
+    """
     queue = Queue("open", "flagged", order)
     assert listed(six, queue) == list(ORDERS[order])
     with six.session() as session:

@@ -46,7 +46,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[st
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org", ""])
 def test_other_machines_are_kept_out(host: str, port: int) -> None:
     """An address that others reach is refused, because nobody logs in; the sentence says what to do instead."""
-    with pytest.raises(FastRMError, match=r"has no login.*SSH tunnel"):
+    with pytest.raises(FastRMError, match=r"Without sign-in .*--auth FILE.*SSH tunnel.*--allow-remote"):
         serve.serve("sqlite:///x.db", host=host, port=port)
 
 

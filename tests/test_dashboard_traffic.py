@@ -56,7 +56,7 @@ def test_totals_add_up_over_servers_and_reasons(store: Store) -> None:
 def test_nothing_counted(store: Store) -> None:
     """Without traffic there are zeros, and no rate is made up."""
     found = totals(store)
-    assert found == Totals(0, 0, 0, 0, 0.0, ())
+    assert found == Totals(0, 0, 0, 0, 0, 0, 0.0, ())
     assert (found.flag_rate, found.mean_confidence) == (None, None)
     with store.session() as session:
         assert traffic.span(session) is None
@@ -84,7 +84,7 @@ def test_losses_by_reason(store: Store) -> None:
         Loss("dropped", "shutdown", 3),
         Loss("failed", "telemetry", 9),
     )
-    assert found.dropped == 10
+    assert (found.dropped, found.skipped, found.sampled_out) == (10, 2, 50)
 
 
 def test_since(store: Store) -> None:
@@ -179,6 +179,7 @@ def test_wilson_interval_at_the_ends() -> None:
     assert everything[1] == 1.0
     assert none[1] == pytest.approx(1 - everything[0])
     assert traffic.wilson(0, 0) is None
+    assert traffic.wilson(9, 7) == everything
 
 
 # --- curves --------------------------------------------------------------------------------------------------------

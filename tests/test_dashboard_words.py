@@ -220,7 +220,7 @@ def test_short_reasons_of_other_cases() -> None:
 
 def test_every_verdict_has_a_name() -> None:
     """Each verdict that the store knows has a name; each that a reviewer can give has a meaning, a key and an icon."""
-    from fastrm_monitor.dashboard.review import KEYS
+    from fastrm_monitor.dashboard.keys import VERDICTS as KEYS
 
     assert set(words.VERDICT_NAMES) == set(VERDICTS)
     assert set(VERDICTS) - {"undone"} == set(words.VERDICT_MEANINGS) == set(KEYS) == set(views.VERDICT_ICONS)

@@ -104,7 +104,7 @@ def test_tiny_model(tmp_path: Path) -> None:
     """On a LLaVA that is hardly ever right, with an uncalibrated proxy, the whole report is plain JSON without NaN."""
     whole, examples = evaluation(tmp_path / "report", tmp_path / "cache").run(scenes("natural", "noise"))
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert (whole["schema_version"], whole["library_version"]) == (2, fastrm_monitor.__version__)
+    assert (whole["schema_version"], whole["library_version"]) == (3, fastrm_monitor.__version__)
     assert {name: whole["proxy"][name] for name in ("path", "version", "form")} == {
         "path": "proxy",
         "version": "0123456789ab",
@@ -129,19 +129,22 @@ def test_tiny_model(tmp_path: Path) -> None:
 def test_every_section(tmp_path: Path) -> None:
     """With all sections the report is still plain JSON, is measured throughout, and its page and tables are made."""
     work = evaluation(tmp_path / "report", tmp_path / "cache", sections=evaluate.SECTIONS, again=2)
-    whole, examples = work.run([("natural", SceneSet(["natural"], pictures=16, seed=5))])
+    data = [("natural", SceneSet(["natural"], pictures=16, seed=5)), ("noise", SceneSet(["noise"], 2, seed=5))]
+    whole, examples = work.run(data)
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert whole["perturbation"]["questions"] == whole["sampling"]["questions"] == 2
+    for part in (whole, whole["shifts"]["noise"]):
+        assert part["perturbation"]["questions"] == part["sampling"]["questions"] == 2
     assert whole["confidence"]["sampling"]["n"] == 2
     assert "final" in whole["layers"]["choices"]
     assert whole["cost"]["seconds"]["proxy"]["median"] > 0
-    asked = {"time", "memory", "perturbation", "perturbation_fails", "failure_modes", "layers"}
+    asked = {"time", "memory", "perturbation", "perturbation_fails", "perturbation_shifted", "failure_modes", "layers"}
     assert "not measured" not in {one["verdict"] for one in whole["verdicts"] if one["id"] in asked}
     html = page(whole, examples)
     assert "the section was left out" not in html
-    assert {path.name.split("-")[-1] for path in (tmp_path / "report" / "parts").iterdir()} == {
-        f"{name}.json" for name in ("judgement", "examples", *evaluate.SECTIONS)
-    }
+    once, each = {"examples", "layers", "cost"}, {"judgement", "perturbation", "sampling"}
+    for name, sections in (("natural", once | each), ("noise", each)):
+        parts = (tmp_path / "report" / "parts").glob(f"{name}-*.json")
+        assert {path.stem.split("-")[-1] for path in parts} == sections
     print_report(whole, Console(file=io.StringIO(), width=100))
 
 
@@ -151,6 +154,16 @@ def test_data_sets_of_one_name(tmp_path: Path) -> None:
         [("set", SceneSet(["natural"], pictures=1, seed=seed)) for seed in (5, 6, 7)]
     )
     assert (whole["data"], list(whole["shifts"])) == ("set", ["set (2)", "set (3)"])
+
+
+def test_names_are_never_shared(tmp_path: Path) -> None:
+    """A data set that is called as another would be numbered still has a name, and parts, of its own."""
+    names = ("set", "set (2)", "set")
+    whole, _ = evaluation(tmp_path / "report", tmp_path / "cache").run(
+        [(name, SceneSet(["natural"], pictures=1, seed=seed)) for seed, name in enumerate(names, start=5)]
+    )
+    assert list(whole["shifts"]) == ["set (2)", "set (3)"]
+    assert len(list((tmp_path / "report" / "parts").glob("*-judgement.json"))) == 3
 
 
 def test_too_few_for_a_section(tmp_path: Path) -> None:
@@ -328,6 +341,15 @@ def test_generalisation(made_up: Labels, tmp_path: Path) -> None:
     )
     assert changes["c"]["answer_accuracy"]["ci95"][1] < 0
     assert set(changes["c"]) == {"auprc", "f1", "patch_accuracy", "pointing", "answer_accuracy", "auroc"}
+
+
+def test_generalisation_has_both_numbers(made_up: Labels, judged: dict[str, Any], calibrated: ProxyFolder) -> None:
+    """Beside what another data set has above the first stands what it has."""
+    other = judge_set(with_right(made_up, lambda row: row % 2 == 0), calibrated, GRID, "half")
+    changes = assemble("m", {"proxy": calibrated}, [judged, other])["generalisation"]["half"]
+    assert changes["answer_accuracy"]["value"] == 0.5
+    assert changes["answer_accuracy"]["difference"] == pytest.approx(0.5 - judged["part"]["accuracy"]["all"]["rate"])
+    assert changes["auprc"]["value"] == other["part"]["fidelity"]["auprc"]
 
 
 def test_pointing_uses_the_boxes(found: dict[str, Any]) -> None:

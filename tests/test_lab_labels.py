@@ -118,6 +118,20 @@ def test_broken_off_run_goes_on(tmp_path: Path, explained: list[int]) -> None:
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".safetensors"}
 
 
+def test_unknown_truth_is_left_out(tmp_path: Path) -> None:
+    """A question of whose answer nobody knows whether it is right teaches nothing, and is counted."""
+
+    class HalfKnown(Listed):
+        def right(self, sample: Sample, answer: str) -> bool | None:  # type: ignore[override]
+            return None if sample.id == known[0].id else True
+
+    known, said = samples(3), io.StringIO()
+    with Progress(console=Console(file=said, width=200)) as bar:
+        made = make_labels(tiny_asker(), HalfKnown(known), tmp_path, progress=bar)
+    assert [facts.id for facts in made.facts] == [sample.id for sample in known[1:]]
+    assert "1 of 3 questions left out; first: whether" in said.getvalue()
+
+
 @pytest.mark.parametrize("content", [b"", b"no shard", None])
 def test_corrupt_shard_is_made_again(tmp_path: Path, explained: list[int], content: bytes | None) -> None:
     """A shard that is empty, something else or truncated is made again; the others are not."""
@@ -152,7 +166,7 @@ def test_unreadable_picture_is_left_out(tmp_path: Path) -> None:
 def test_no_picture_at_all(tmp_path: Path) -> None:
     """When no picture can be read there is nothing to go on with: one sentence with the first reason."""
     data = Listed([replace(one, picture=unreadable) for one in samples(3)])
-    with pytest.raises(DataError, match=r"Not one picture of listed could be read; first: picture-7\.png"):
+    with pytest.raises(DataError, match=r"Not one question of listed could be used; first: picture-7\.png"):
         make_labels(tiny_asker(), data, tmp_path)
 
 

@@ -256,6 +256,34 @@ def test_perturbation_is_against_random(report: dict[str, Any], bounds: Any, exp
     assert (verdict(planted, "perturbation"), verdict(planted, "perturbation_fails")) == (expected, signature)
 
 
+def test_perturbation_on_other_data(report: dict[str, Any]) -> None:
+    """Every other data set must show it; one of too few questions leaves it open, and both stand on the page."""
+    assert verdict(report, "perturbation_shifted") == "not measured"
+    path = ("shifts", "again", "perturbation")
+    few = {"too_few": "There are too few questions."}
+    for found, expected in (
+        (masked([-0.2, -0.05]), "holds"),
+        (masked([0.05, 0.2]), "does not hold"),
+        (few, "cannot conclude"),
+    ):
+        assert verdict(changed(report, *path, value=found), "perturbation_shifted") == expected
+    assert "again: There are too few questions." in said(changed(report, *path, value=few), "perturbation_shifted")
+
+
+def test_pope_stands_in_page_and_tables(report: dict[str, Any]) -> None:
+    """POPE's measures of each split, with their intervals."""
+    one = {"n": 90, "rate": 0.8125, "ci95": [0.7, 0.9]}
+    rates = dict.fromkeys(("accuracy", "precision", "recall", "yes_rate"), one)
+    measures = {"n": 90, **rates, "f1": {"value": 0.6421, "ci95": [0.5, 0.75]}}
+    planted = changed(report, "shifts", "again", "pope", value={"popular": measures})
+    out = io.StringIO()
+    print_report(planted, Console(file=out, width=100))
+    for text in (page(planted), out.getvalue()):
+        assert "popular" in text
+        assert "0.642 [0.500, 0.750]" in text
+        assert "0.812 [0.700, 0.900]" in text
+
+
 def test_failure_modes(report: dict[str, Any]) -> None:
     """The map lies less on what was asked about where the answer is wrong, or it does not; few answers say nothing."""
     for bounds, expected in (([-0.3, -0.1], "holds"), ([0.1, 0.3], "does not hold"), (None, "cannot conclude")):

@@ -134,6 +134,60 @@ def test_any_mode_and_broken_values() -> None:
         assert drawn.getpixel((5, 5)) == (252, 255, 164)
 
 
+# --- outline -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "region", "hot", "expected"), PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("patches", [True, False])
+def test_outline_lies_just_inside_of_its_patches(
+    size: tuple[int, int], region: Region, hot: tuple[int, int], expected: tuple[int, int, int, int], patches: bool
+) -> None:
+    """The line around a patch is a dark pixel and within it a light one, on the patch's own edge and nowhere else."""
+    picture = grey(*size)
+    drawn = overlay(picture, one_hot(4, 4, *hot), region, opacity=0.0, patches=patches, outline=0.5)
+    left, top, right, bottom = expected
+    line = np.full((bottom - top, right - left), GREY)
+    line[:], line[1:-1, 1:-1], line[2:-2, 2:-2] = 20, 255, GREY
+    wanted = np.full((size[1], size[0]), GREY)
+    wanted[top:bottom, left:right] = line
+    assert (np.asarray(drawn) == wanted[..., None]).all()
+
+
+def test_outline_goes_around_all_patches_together() -> None:
+    """Patches that touch have one line around them all, and none between them."""
+    values = one_hot(4, 4, 1, 1) + one_hot(4, 4, 1, 2)
+    drawn = np.asarray(overlay(grey(80, 80), values, opacity=0.0, outline=1.0))[..., 0]
+    assert (drawn[20:40, 20:60] != GREY).sum() == 20 * 40 - 16 * 36
+    assert (drawn[22:38, 22:58] == GREY).all()
+
+
+def test_outline_is_of_the_relevance_itself() -> None:
+    """A patch of exactly the threshold is inside; opacity and stretched colours move no line; none above draws none."""
+    picture, values = grey(80, 80), one_hot(4, 4, 2, 2) * 0.25
+    for scale in ("fixed", "picture"):
+        drawn = overlay(picture, values, opacity=0.0, scale=scale, outline=0.25)  # type: ignore[arg-type]
+        assert touched(picture, drawn) == (40, 40, 60, 60)
+    assert picture.tobytes() == overlay(picture, values, opacity=0.0, outline=0.26).tobytes()
+
+
+def test_outline_is_wider_on_a_larger_picture() -> None:
+    """On a picture of many pixels the line is as easy to see."""
+    drawn = np.asarray(overlay(grey(900, 900), np.ones((1, 1)), opacity=0.0, outline=0.5))[450, :, 0]
+    assert drawn[:6].tolist() == [20, 20, 255, 255, GREY, GREY]
+
+
+def touched(picture: Image.Image, drawn: Image.Image) -> tuple[int, int, int, int]:
+    ys, xs = np.nonzero(changed(picture, drawn))
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+@pytest.mark.parametrize("outline", [-0.1, 1.1, float("nan")])
+def test_impossible_outline_is_named(outline: float) -> None:
+    """A relevance that no patch can have is refused with a sentence."""
+    with pytest.raises(DataError, match=r"outline's relevance must lie in 0\.\.1"):
+        overlay(grey(8, 8), np.ones((2, 2)), outline=outline)
+
+
 @pytest.mark.parametrize(
     ("values", "region", "opacity", "said"),
     [

@@ -15,9 +15,11 @@ import psycopg
 import pytest
 
 from fastrm_monitor import guard
+from fastrm_monitor.records.silence import SILENCE_SECONDS
 from fastrm_monitor.records.store import Store
 from tests.forking import exit_codes, forks
 from tests.servers import Postgres, cases, serve, serving
+from tests.stalling import stalling_proxy
 
 ROOT = str(Path(__file__).parent.parent)
 
@@ -90,6 +92,31 @@ def test_postgresql_killed_in_the_middle(mortal, tmp_path):
     with Store(mortal.url) as store:
         totals = store.totals()
     assert totals["seen", ""] == totals["scored", ""] == totals["stored", ""] == 500
+
+
+def test_postgresql_that_hangs(mortal, tmp_path):
+    """A PostgreSQL that stops answering with its connections open holds up cases for seconds, not for ever.
+
+    They go to the spool after at most two waits, one for what is done in between and one of their own, and are stored
+    once when it answers again.
+    """
+    with stalling_proxy(mortal.socket) as proxy:
+        monitor = serving(mortal.through(proxy.port, "hangs"), spool=str(tmp_path / "spool"))
+        serve(monitor, range(20))
+        assert monitor.flush(10)
+        assert monitor.balance().stored == 20
+        proxy.stall()
+        began = time.monotonic()
+        serve(monitor, range(20, 40))
+        assert until(lambda: monitor.spooled == 20, 15)
+        assert time.monotonic() - began < 2 * SILENCE_SECONDS + 2
+        assert monitor.store_away
+        assert monitor.balance().holds
+        proxy.go_on()
+        assert until(lambda: monitor.pending == 0, 30)
+        assert monitor.balance().dropped == 0
+        monitor.close()
+    assert sorted(request for _, request in cases(mortal.at("hangs"))) == sorted(f"r{number}" for number in range(40))
 
 
 def test_a_server_starts_without_its_postgresql(tmp_path, caplog):

@@ -28,6 +28,12 @@ def test_by_hand() -> None:
     assert calibrated
 
 
+def test_contributions_by_hand() -> None:
+    """Each feature adds its own part to the log odds, nothing where it is average, and other features none."""
+    parts = FITTED.contributions({"token_probability": 0.8, "map_entropy": 0.4, "map_mass": 99.0})
+    assert parts == {"token_probability": pytest.approx(math.log(4) / 2), "map_entropy": 0.0}
+
+
 def test_feature_missing() -> None:
     """Without all its features nothing is calibrated: the uncalibrated score is shown and called so."""
     assert FITTED({"token_probability": 0.8}) == (0.8, False)

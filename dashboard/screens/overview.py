@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
-from fastrm_monitor.dashboard import charts, queries, state, traffic, views, words
+from fastrm_monitor.dashboard import charts, figures, queries, spans, state, traffic, views, words
 from fastrm_monitor.dashboard.queries import CaseRow, Queue
-from fastrm_monitor.dashboard.traffic import Bucket, Loss, Step, Totals
+from fastrm_monitor.dashboard.traffic import Bucket, Step, Totals
 from fastrm_monitor.records.store import Store
 
 NEWEST = 6
-
-_RANGES = {
-    "1h": timedelta(hours=1),
-    "24h": timedelta(days=1),
-    "7d": timedelta(days=7),
-    "30d": timedelta(days=30),
-    "all": None,
-}
-_RANGE_NAMES = {"1h": "1 hour", "24h": "24 hours", "7d": "7 days", "30d": "30 days", "all": "All"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +29,7 @@ class _Data:
 @st.cache_resource(ttl=15, show_spinner=False)
 def _load(_store: Store, url: str, name: str) -> _Data:
     """Everything that the page shows; kept for a few seconds, because many look and sums take long."""
-    length = _RANGES[name]
-    since = None if length is None else datetime.now(UTC) - length
+    since = spans.beginning(name)
     with _store.session() as session:
         between = traffic.span(session, since)
         step = traffic.step_for(between[1] - between[0]) if between else "minute"
@@ -63,19 +51,10 @@ def page() -> None:
     heading, choice = st.columns([1, 1], vertical_alignment="center")
     with heading:
         views.title("Overview")
-    with choice, st.container(horizontal=True, horizontal_alignment="right"):
-        name = st.segmented_control(
-            "Span of time",
-            list(_RANGES),
-            default="7d",
-            required=True,
-            format_func=_RANGE_NAMES.__getitem__,
-            key="range",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+    with choice:
+        name = spans.choose()
     store = state.store()
-    data = _load(store, store.safe_url, name or "7d")
+    data = _load(store, store.safe_url, name)
     if not data.totals.seen and not data.totals.losses:
         if data.ever:
             views.empty("hourglass_empty", "No answers in this span", "Choose a longer span of time above.")
@@ -94,7 +73,7 @@ def page() -> None:
     with left:
         _newest(data.newest)
     with right:
-        _losses(data.totals.losses, data.totals.seen)
+        figures.losses(data.totals)
 
 
 def _numbers(data: _Data) -> None:
@@ -102,41 +81,35 @@ def _numbers(data: _Data) -> None:
     interval = traffic.wilson(totals.flagged, totals.scored)
     mean = totals.mean_confidence
     cells = st.columns(6, gap="small")
-    _number(cells[0], "Answers seen", f"{totals.seen:,}", "")
-    _number(cells[1], "Scored", f"{totals.scored:,}", f"{words.share(totals.scored, totals.seen)} of seen")
-    _number(
+    figures.number(cells[0], "Answers seen", f"{totals.seen:,}", "")
+    figures.number(cells[1], "Scored", f"{totals.scored:,}", f"{words.share(totals.scored, totals.seen)} of seen")
+    figures.number(
         cells[2],
         "Flag rate",
         words.percent(totals.flag_rate),
         "" if interval is None else f"{words.percent(interval[0])} to {words.percent(interval[1])}",
         f"{totals.flagged:,} of {totals.scored:,} scored answers; below it the 95 % Wilson interval.",
     )
-    _number(
+    figures.number(
         cells[3],
         "Mean confidence",
         "–" if mean is None else f"{mean:.2f}",
         f"n = {totals.scored:,}",
         "Over all scored answers, flagged or not.",
     )
-    _number(
+    figures.number(
         cells[4],
         "Open cases",
         f"{data.open:,}",
         f"and {data.sampled:,} sampled",
         "Flagged cases without a verdict, of all times; below it those of the random sample.",
     )
-    _number(
+    figures.number(
         cells[5],
         "Dropped",
         f"{totals.dropped:,}",
         f"{words.share(totals.dropped, totals.scored)} of scored",
         "Scored answers that should have been stored and were lost; the reasons are below.",
-    )
-
-
-def _number(cell: DeltaGenerator, label: str, value: str, below: str, about: str | None = None) -> None:
-    cell.metric(
-        label, value, below or None, delta_color="off", delta_arrow="off", help=about, border=True, height="stretch"
     )
 
 
@@ -165,23 +138,6 @@ def _newest(rows: list[CaseRow]) -> None:
                 query_params={"case": row.case_id},
                 width="content",
             )
-
-
-def _losses(losses: tuple[Loss, ...], seen: int) -> None:
-    views.section("Not scored, not stored")
-    if not losses:
-        views.empty("task_alt", "Nothing was lost", "Every answer was scored and delivered.")
-        return
-    rows = [
-        (
-            words.LOSS_NAMES[loss.name],
-            words.loss_reason(loss.name, loss.reason),
-            f"{loss.value:,}",
-            words.share(loss.value, seen),
-        )
-        for loss in losses
-    ]
-    st.html(words.table(("What", "Why", "Count", "Of seen"), rows, numbers=(2, 3)))
 
 
 page()

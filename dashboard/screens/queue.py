@@ -1,4 +1,7 @@
-"""The review queue: one case after the other, and below it the list they come from."""
+"""The review queue: one case after the other, and below it the list they come from.
+
+All but the filters is one fragment, so that a verdict runs no more of the page than changes with it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from functools import partial
 
 import streamlit as st
 
-from fastrm_monitor.dashboard import pictures, queries, review, state, views, words
-from fastrm_monitor.dashboard.queries import CaseRow, CaseView, Place, Queue
+from fastrm_monitor.dashboard import keys, pace, pictures, queries, review, seat, state, views, words
+from fastrm_monitor.dashboard.queries import MOST, CaseRow, CaseView, Place, Queue
+from fastrm_monitor.records import claims
 
 LIST = 10  # rows of the list below
 
@@ -16,6 +20,7 @@ _STATES = {"open": "Open", "reviewed": "Reviewed", "all": "Open and reviewed"}
 _KINDS = {"flagged": "Flagged", "sampled": "Random sample", "all": "Flagged and sampled"}
 _ORDERS = {
     "confidence": "Lowest confidence first",
+    "interest": "Most informative first",
     "entropy": "Most scattered map first",
     "newest": "Newest first",
     "oldest": "Oldest first",
@@ -24,15 +29,27 @@ _ORDERS = {
 
 @state.guarded
 def page() -> None:
-    """Filters, then the case at hand, then the list."""
+    """Filters, then the desk."""
     queue = _filters()
-    with state.store().session() as session:
-        current = _current(queue, queries.first(session, queue))
-        view = None if current is None else queries.case(session, current)
-        if view is None and current is not None:  # purged meanwhile
-            current = state.desk().case_id = queries.first(session, queue)
-            view = None if current is None else queries.case(session, current)
-        place = None if view is None else queries.place(session, queue, view.case_id)
+    desk = state.desk()
+    linked = st.query_params.get("case")
+    if not desk.present and linked:  # the address of this page holds the case at hand, for a reload
+        desk.queue, desk.case_id = queue, linked
+    elif desk.queue != queue:
+        desk.queue, desk.case_id = queue, None
+    desk.present = True
+    _desk(queue)
+
+
+@st.fragment
+@state.guarded
+def _desk(queue: Queue) -> None:
+    """The case at hand, then the list."""
+    view = _at_hand(queue)
+    place = None
+    if view is not None:
+        with state.store().session() as session:
+            place = queries.place(session, queue, view.case_id, state.desk().token)
     if view is None or place is None:
         views.title("Review queue")
         state.show_notice()
@@ -48,6 +65,7 @@ def page() -> None:
         views.confidence(view)
         views.dialogue(view)
         review.buttons(view, queue)
+        _pace(queue, place)
     _list(queue, place, view.case_id)
 
 
@@ -59,64 +77,103 @@ def _filters() -> Queue:
     return Queue(status, kind, order)  # type: ignore[arg-type]  # the options are the literals
 
 
-def _current(queue: Queue, first: str | None) -> str | None:
-    """The case at hand: kept while the filters stay, else the first of the queue."""
-    desk = state.desk()
-    if desk.queue != queue or desk.case_id is None:
-        desk.queue, desk.case_id = queue, first
-    return desk.case_id
+def _at_hand(queue: Queue) -> CaseView | None:
+    """The case at hand, claimed if nobody else is at it: the one of before, else the first that is nobody's."""
+    desk, mine, who = state.desk(), seat.seat(), state.reviewer()
+    view = None
+    if desk.case_id is not None:
+        mine.take(desk.case_id, who)
+        view = _load(desk.case_id)
+    if view is None:  # purged meanwhile, or none was chosen yet
+        desk.case_id = seat.walk(mine, who, queue, None)
+        view = None if desk.case_id is None else _load(desk.case_id)
+    if view is None:
+        mine.leave()
+        st.query_params.pop("case", None)
+    elif st.query_params.get("case") != view.case_id:
+        st.query_params["case"] = view.case_id
+    return view
 
 
-def _go(case_id: str | None) -> None:
+def _load(case_id: str) -> CaseView | None:
+    with state.store().session() as session:
+        return queries.case(session, case_id)
+
+
+def _walk(queue: Queue, shown: str, forward: bool) -> None:
+    desk, mine, who = state.desk(), seat.seat(), state.reviewer()
+    with desk.lock:
+        if desk.case_id != shown:  # a key pressed twice passes over no case unseen
+            return
+        desk.notice = None
+        desk.case_id = seat.walk(mine, who, queue, shown, forward=forward) or shown
+
+
+def _go(case_id: str) -> None:
     desk = state.desk()
     desk.notice = None
-    if case_id is not None:
-        desk.case_id = case_id
+    desk.case_id = case_id
 
 
 def _head(view: CaseView, place: Place, queue: Queue) -> None:
     inside = queue.state == "all" or (view.verdict is None) == (queue.state == "open")
     inside = inside and (queue.kind == "all" or (view.flagged if queue.kind == "flagged" else view.sampled))
     of = "" if queue.state == "all" else f" {queue.state}"
-    where = f"{place.position} of {place.total}{of}" if inside else f"{place.total}{of} in this queue"
+    total = words.amount(place.total, MOST)
+    where = f"{words.amount(place.position, MOST)} of {total}{of}" if inside else f"{total}{of} in this queue"
     heading, ways = st.columns(views.SHARES, gap="large", vertical_alignment="center")
     with heading:
         views.title("Review queue", where)
     with ways:
-        back, on, link = st.columns(3, gap="small", vertical_alignment="center")
+        back, on, sheet, link = st.columns([6, 5, 5, 5], gap="xsmall", vertical_alignment="center")
     back.button(
         "Previous",
         key="previous",
         icon=":material/arrow_back:",
-        shortcut="P",
+        shortcut=keys.PREVIOUS,
         disabled=place.previous is None,
-        on_click=_go,
-        args=(place.previous,),
+        on_click=_walk,
+        args=(queue, view.case_id, False),
         width="stretch",
     )
     on.button(
         "Next",
         key="next",
         icon=":material/arrow_forward:",
-        shortcut="N",
+        shortcut=keys.NEXT,
         disabled=place.next is None,
-        on_click=_go,
-        args=(place.next,),
+        on_click=_walk,
+        args=(queue, view.case_id, True),
         width="stretch",
     )
+    with sheet:
+        keys.button()
     with link:
         st.page_link(
-            "screens/case.py", label="Case page", icon=":material/open_in_new:", query_params={"case": view.case_id}
+            "screens/case.py", label="Page", icon=":material/open_in_new:", query_params={"case": view.case_id}
         )
+
+
+def _pace(queue: Queue, place: Place) -> None:
+    times = [given.at for given in state.desk().given]
+    line = pace.line(times, place.total if queue.state == "open" else None, MOST)
+    if line:
+        views.quiet(line)
 
 
 def _nothing(queue: Queue) -> None:
     with state.store().session() as session:
-        everything = queries.count(session, Queue("all", "all", queue.order))
-    if everything == 0:
+        waiting = queries.first(session, queue)
+        anything = waiting or queries.first(session, Queue("all", "all", queue.order))
+    if anything is None:
         views.empty(
             "inbox", "No cases yet", "Flagged answers and the random sample appear here once a monitor stores them."
         )
+    elif waiting is not None:
+        views.empty(
+            "group", "Others are at the rest", "Every case that is left is on another reviewer's screen at the moment."
+        )
+        st.button("Look again", key="again", icon=":material/refresh:")
     elif queue.state == "open":
         views.empty(
             "task_alt", "All reviewed", "No case is waiting for a verdict. Choose other cases or states at the left."
@@ -126,25 +183,26 @@ def _nothing(queue: Queue) -> None:
     last = state.desk().last
     if last is not None:
         key = review.undo_key(last)
-        st.button("Undo", key=key, icon=":material/undo:", shortcut="U", on_click=review.undo, args=(last,))
+        st.button("Undo", key=key, icon=":material/undo:", shortcut=keys.UNDO, on_click=review.undo, args=(last,))
 
 
 def _list(queue: Queue, place: Place, current: str) -> None:
     st.space("small")
-    views.section("In this queue", f"{place.total} cases")
-    pages = max(-(-place.total // LIST), 1)
+    views.section("In this queue", f"{words.amount(place.total, MOST)} cases")
+    pages = max(-(-min(place.total, MOST) // LIST), 1)
     here = min((place.position - 1) // LIST + 1, pages)
     slot = st.container()
     # A key for each length and filter: a list that changed begins at the page of the case at hand.
     number = st.pagination(pages, default=here, key=f"page-{queue}-{pages}") if pages > 1 else 1
     with state.store().session() as session:
         rows = queries.rows(session, queue, LIST, (number - 1) * LIST)
-    ids = [row.case_id for row in rows]
+        ids = [row.case_id for row in rows]
+        holders = claims.holders(session, ids, state.desk().token)
     # A fresh table for each case at hand, with its row selected, and after each choice, so that it can be made again.
     key = f"list-{st.session_state.get('list_turn', 0)}-{current}-{number}"
     with slot:
         st.dataframe(
-            [_cells(row) for row in rows],
+            [_cells(row, holders.get(row.case_id)) for row in rows],
             key=key,
             hide_index=True,
             on_select=partial(_pick, key, ids),
@@ -166,13 +224,14 @@ def _pick(key: str, ids: list[str]) -> None:
     st.session_state["list_turn"] = st.session_state.get("list_turn", 0) + 1
 
 
-def _cells(row: CaseRow) -> dict[str, str]:
+def _cells(row: CaseRow, holder: str | None) -> dict[str, str]:
+    verdict = words.VERDICT_NAMES.get(row.verdict or "", "Open") if row.verdict else "Open"
     return {
         "Confidence": words.confidence(row.confidence, row.calibrated),
         "Question": words.plain(row.question),
         "Answer": words.plain(row.answer),
         "Why": words.plain(words.short_reason(row)),
-        "Verdict": words.VERDICT_NAMES.get(row.verdict or "", "Open") if row.verdict else "Open",
+        "Verdict": verdict if holder is None else f"{verdict}, {words.plain(holder)} is at it",
         "Age": words.age(row.created_at, datetime.now(UTC)),
     }
 

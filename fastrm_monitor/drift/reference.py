@@ -15,12 +15,22 @@ from pathlib import Path
 import numpy as np
 
 from fastrm_monitor.errors import ProxyError
+from fastrm_monitor.scoring.recalibration import kept_as, score_of
 
 FILE = "reference.json"
 """Name of the file in a proxy folder."""
 
 SIZE = 1000
 """Answers in a reference; more would make the test see shifts that are too small to matter."""
+
+
+def comparable(features: Mapping[str, float], confidence: float, calibrated: bool) -> dict[str, float]:
+    """The numbers of an answer that are held against a reference: what it had before a published recalibration.
+
+    Else every policy that is published would look like drift.
+    """
+    score, source = score_of(features, confidence, calibrated)
+    return {**{name: value for name, value in features.items() if name != kept_as(source)}, "confidence": score}
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,13 +23,13 @@ from fastrm_monitor.lab.intervals import over_pictures
 from fastrm_monitor.lab.labels import Labels
 from fastrm_monitor.lab.reliability import auroc, calibration_error
 from fastrm_monitor.scoring.confidence import ANSWER_FEATURES, LogisticConfidence, transform
-from fastrm_monitor.scoring.entropy import MAP_FEATURES, map_features
+from fastrm_monitor.scoring.entropy import map_features
 from fastrm_monitor.scoring.patches import PatchLayout
 from fastrm_monitor.scoring.proxy import SIGNALS, Proxy
 from fastrm_monitor.scoring.scorer import Measured
 from fastrm_monitor.types import RelevanceMap
 
-CONFIDENCE_FEATURES = (*ANSWER_FEATURES, "p_ik", *SIGNALS, *MAP_FEATURES)
+CONFIDENCE_FEATURES = (*ANSWER_FEATURES, "p_ik", *SIGNALS)
 """What the confidence is fitted on, as far as the proxy gives it."""
 TRAFFIC_SHARE = 0.7
 """Of all weight that the traffic has in the ranking, where there are questions beside it."""

@@ -20,7 +20,9 @@ import fastrm_monitor
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.datasets.base import Dataset
+from fastrm_monitor.lab.datasets.pope import POPE
 from fastrm_monitor.lab.distill import arrange, predict, teacher_maps
+from fastrm_monitor.lab.existence import existence
 from fastrm_monitor.lab.judgement import judge_set
 from fastrm_monitor.lab.labels import Labels, make_labels
 from fastrm_monitor.lab.report.contents import SCHEMA_VERSION, assemble
@@ -73,15 +75,21 @@ class Evaluation:
         """
         parts = Parts(self.output / "parts", self._facts())
         judged: list[dict[str, Any]] = []
-        asked: dict[str, Any] = {}
+        once: dict[str, Any] = {}
+        pope: dict[str, Any] = {}
+        masked: dict[str, Any] = {}
         for name, dataset in _distinct(datasets):
             labels = make_labels(self.asker, dataset, self.cache, batch=self.batch, progress=self.progress)
             own = _Set(parts, name, dataset, labels)
             judged.append(self._judge(own, judged[0]["thresholds"] if judged else None))
+            if isinstance(dataset, POPE):
+                pope[name] = existence(labels.facts)
+            if "perturbation" in self.sections:
+                masked[name] = self._perturbed(own)
             if len(judged) == 1:
-                asked = self._ask_again(own, judged[0])
-        examples = asked.pop("examples")
-        return assemble(self.model, self.folders, judged, **asked), examples
+                once = self._once(own, judged[0])
+        examples = once.pop("examples")
+        return assemble(self.model, self.folders, judged, pope=pope, perturbation=masked, **once), examples
 
     @property
     def _product(self) -> ProxyFolder:
@@ -127,8 +135,8 @@ class Evaluation:
             again=self.again,
         )
 
-    def _ask_again(self, own: _Set, judged: Mapping[str, Any]) -> dict[str, Any]:
-        """The sections of the first data set alone, and its examples."""
+    def _once(self, own: _Set, judged: Mapping[str, Any]) -> dict[str, Any]:
+        """What is made of the first data set alone: its examples, layers and cost."""
         found: dict[str, Any] = {
             "examples": own.part(
                 "examples",
@@ -136,13 +144,14 @@ class Evaluation:
                 chosen=judged["examples"],
             )
         }
-        if "perturbation" in self.sections:
-            found["perturbation"] = own.part("perturbation", lambda: _or_reason(self._masked, own), again=self.again)
         if "layers" in self.sections:
             found["layers"] = own.part("layers", lambda: _or_reason(self._layers, own))
         if "cost" in self.sections:
             found["cost"] = own.part("cost", lambda: self._cost(own))
         return found
+
+    def _perturbed(self, own: _Set) -> Any:
+        return own.part("perturbation", lambda: _or_reason(self._masked, own), again=self.again)
 
     def _masked(self, own: _Set) -> dict[str, Any]:
         from fastrm_monitor.lab.perturb import perturbation
@@ -185,12 +194,11 @@ class _Set:
 
 def _distinct(datasets: Sequence[tuple[str, Dataset]]) -> list[tuple[str, Dataset]]:
     """The data sets, those of one name numbered: files of two folders may be called the same."""
-    count: dict[str, int] = {}
-    found = []
+    found: dict[str, Dataset] = {}
     for name, dataset in datasets:
-        count[name] = count.get(name, 0) + 1
-        found.append((name if count[name] == 1 else f"{name} ({count[name]})", dataset))
-    return found
+        names = (name, *(f"{name} ({number})" for number in range(2, len(datasets) + 1)))
+        found[next(one for one in names if one not in found)] = dataset
+    return list(found.items())
 
 
 def _or_reason(measure: Callable[[_Set], dict[str, Any]], own: _Set) -> dict[str, Any]:

@@ -118,11 +118,12 @@ def make_labels(
 ) -> Labels:
     """Label a data set, or what of it is not yet in the cache.
 
-    Questions whose picture cannot be read are left out and named in one line at the end. Of several processes (see
-    `sharing`) each makes every W-th shard, and all return all labels.
+    Questions whose picture cannot be read, or of whose answer nobody knows whether it is right, are left out and
+    counted in one line at the end. Of several processes (see `sharing`) each makes every W-th shard, and all return all
+    labels.
 
     Raises:
-        DataError: the set is empty, no picture could be read, or the cache cannot be written or is not shared by all.
+        DataError: the set is empty, no question could be used, or the cache cannot be written or is not shared by all.
     """
     if not len(dataset):
         raise DataError(f"{dataset.name} holds no questions: use more pictures.")
@@ -137,24 +138,24 @@ def make_labels(
     count = (len(dataset) + _SHARD - 1) // _SHARD
     paths = [folder / f"shard-{number:05d}.safetensors" for number in range(count)]
     own = list(sharing.mine(paths))
-    unreadable: list[str] = []
+    left_out: list[str] = []
     labeller: _Labeller | None = None
     for number, path in enumerate(paths):
         chunk = list(islice(samples, _SHARD))
         if path in own and not _whole(path):
             labeller = labeller or _Labeller(asker, dataset)
             for start in range(0, len(chunk), batch):
-                unreadable += labeller.add(chunk[start : start + batch])
+                left_out += labeller.add(chunk[start : start + batch])
                 bar.advance(task, min(batch, len(chunk) - start))
             labeller.write(path)
         bar.update(task, completed=min((number + 1) * _SHARD, len(dataset)))
     made = sharing.total(sum(path.exists() for path in own))  # waits for all
     shards = [path for path in paths if path.exists()]
-    if unreadable:
-        bar.console.print(f"{len(unreadable)} of {len(dataset)} questions left out; first: {unreadable[0]}")
+    if left_out:
+        bar.console.print(f"{len(left_out)} of {len(dataset)} questions left out; first: {left_out[0]}")
     if not made:
-        first = unreadable[0] if unreadable else "see what the other processes say"
-        raise DataError(f"Not one picture of {dataset.name} could be read; first: {first}")
+        first = left_out[0] if left_out else "see what the other processes say"
+        raise DataError(f"Not one question of {dataset.name} could be used; first: {first}")
     if made != len(shards):
         raise DataError(f"{cache} is not one folder for all processes: choose a --cache on a disk that they share.")
     return Labels(shards)
@@ -198,21 +199,25 @@ class _Labeller:
         self._parts: dict[str, list[Tensor]] = {"states": [], "image": [], "targets": []}
 
     def add(self, chunk: Sequence[Sample]) -> list[str]:
-        """Label some samples at once; returns what could not be read."""
-        unreadable, readable, pictures = [], [], []
+        """Label some samples at once; returns what was left out, and why."""
+        left_out, readable, pictures = [], [], []
         for sample in chunk:
             try:
                 pictures.append(sample.picture())
                 readable.append(sample)
             except DataError as error:
-                unreadable.append(str(error))
+                left_out.append(str(error))
         if not readable:
-            return unreadable
+            return left_out
         inputs = self._asker.inputs(pictures, [sample.question for sample in readable])
         said = self._asker.answer(inputs)
         explained = self._teacher.explain(inputs)
         looked = explained.image_attention.tolist()
         for row, sample in enumerate(readable):
+            right = self._dataset.right(sample, said[row].text)
+            if right is None:
+                left_out.append(f"whether {said[row].text[:40]!r} is right for question {sample.id} is not known.")
+                continue
             own = explained.valid[row]
             self._parts["states"].append(explained.states[row][own].half().cpu())
             self._parts["image"].append(explained.image[row][own].cpu())
@@ -223,13 +228,13 @@ class _Labeller:
                     "picture_id": sample.picture_id,
                     "group": sample.group,
                     "answer": said[row].text,
-                    "right": self._dataset.right(sample, said[row].text),
+                    "right": right,
                     "numbers": {**said[row].numbers, "image_attention": looked[row]},
                     "boxes": sample.boxes,
                     "size": pictures[row].size,
                 }
             )
-        return unreadable
+        return left_out
 
     def write(self, path: Path) -> None:
         """Write what was gathered since the last time; no file when that is nothing."""

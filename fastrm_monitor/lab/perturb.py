@@ -174,7 +174,7 @@ def _ask(
         asked = [samples[where[0]] for where, _ in chunk]
         answers = asker.answer(asker.inputs([picture for _, picture in chunk], [one.question for one in asked]))
         for (where, _), sample, said in zip(chunk, asked, answers, strict=True):
-            right[where] = dataset.right(sample, said.text)
+            right[where] = bool(dataset.right(sample, said.text))  # one that nobody knows of is not counted
             texts[where] = said.text.strip().lower()
         bar.advance(task, len(chunk))
     return right, (texts != texts[:, :, :1]).astype(float)

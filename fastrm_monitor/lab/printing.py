@@ -15,7 +15,8 @@ _STYLES = {"holds": "green", "does not hold": "red", "cannot conclude": "yellow"
 def print_report(report: dict[str, Any], console: Console) -> None:
     """Print accuracy, fidelity, confidence and the verdicts, a row for each data set."""
     parts = [report, *report["shifts"].values()]
-    tables = [_accuracy(parts), _fidelity(report, parts), _pointing(parts), _sensitivity(parts)]
+    tables = [_accuracy(parts), _pope(parts), _fidelity(report, parts), _generalisation(report)]
+    tables += [_pointing(parts), _sensitivity(parts)]
     tables += [_confidence(part) for part in parts]
     tables += [_thresholds(parts), _flags(parts), _verdicts(report)]
     for table in tables:
@@ -42,6 +43,15 @@ def _accuracy(parts: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _pope(parts: Sequence[dict[str, Any]]) -> Table:
+    table = _table("POPE: yes is the positive class", "data, split", "n", "accuracy", "F1", "answers yes")
+    for part in parts:
+        for split, own in (part["pope"] or {}).items():
+            cells = (_rate(own["accuracy"]), _rate(own["f1"], "value"), _rate(own["yes_rate"]))
+            table.add_row(escape(f"{part['data']}, {split}"), str(own["n"]), *cells)
+    return table
+
+
 def _fidelity(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Table:
     names = ("data, proxy", "relevant", "all-neg.", "accuracy", "F1", "AUPRC", "IoU", "rank")
     table = _table("Fidelity of the proxy to its teacher (decision at 0.5), beside its base rate", *names)
@@ -59,6 +69,15 @@ def _fidelity(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Table:
                 _number(one["iou"]),
                 _number(one["rank_correlation"]),
             )
+    return table
+
+
+def _generalisation(report: dict[str, Any]) -> Table:
+    title = f"Other data against {report['data']}: AUPRC of patches, AUROC of the confidence"
+    table = _table(escape(title), "data", "AUPRC", "change", "AUROC", "change")
+    for name, own in report["generalisation"].items():
+        cells = [(_number(own[key]["value"]), _rate(own[key], "difference", sign="+")) for key in ("auprc", "auroc")]
+        table.add_row(escape(name), *cells[0], *cells[1])
     return table
 
 

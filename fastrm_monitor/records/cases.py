@@ -21,7 +21,8 @@ from fastrm_monitor.types import Answer, Assessment, RelevanceMap
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING = StoredPicture(0, 0, None, None, None)
-
+_NEAR = 0.25  # beyond this distance from the threshold a verdict says nothing about it
+_HELD = {"low_token_probability": "token_probability", "high_map_entropy": "map_entropy"}  # reason -> what was held
 
 _PICTURE_BYTES = 100_000
 """Of a picture whose size cannot be told: about that of an encoded one."""
@@ -99,6 +100,8 @@ def make_case(
         scoring_seconds=float(assessment.scoring_seconds),
         trace_id=trace_id,
         span_id=span_id,
+        policy=assessment.policy,
+        interest=interest(assessment),
         verdict=None,
         version=0,
         pictures=[
@@ -106,6 +109,27 @@ def make_case(
             for position, (relevance, picture) in enumerate(zip(assessment.maps, pictures, strict=True))
         ],
     )
+
+
+def interest(assessment: Assessment) -> float | None:
+    """How much a verdict on the answer would teach, 0 to 1: the larger of two doubts; None when neither can be had.
+
+    *Near the threshold*, 1 - |s - t| / 0.25 and 0 beyond, where s is the number that was held against the threshold t:
+    there a verdict can move the threshold, and far from it none does (uncertainty sampling, Lewis and Gale 1994).
+    *Map and answer disagree*, |p - g|, where p is the token probability and g the share of the relevance that lies on
+    what the question asks about (1 - map entropy where there is no grounding head): an answer that is sure of itself
+    and rests on nothing, or the reverse, is one that the two cannot both be right about.
+    """
+    features = assessment.features
+    doubts = []
+    score = _HELD.get(assessment.reason or "")
+    held = features.get(score) if score else assessment.confidence if assessment.calibrated else None
+    if held is not None and assessment.threshold is not None:
+        doubts.append(1 - abs(held - assessment.threshold) / _NEAR)
+    support = features.get("grounding", 1 - features.get("map_entropy", math.nan))
+    doubts.append(abs(features.get("token_probability", math.nan) - support))
+    finite = [float(doubt) for doubt in doubts if math.isfinite(doubt)]
+    return min(max(0.0, *finite), 1.0) if finite else None
 
 
 def _case_picture(

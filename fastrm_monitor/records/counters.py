@@ -32,6 +32,7 @@ NAMES = (
     "sampled_out",  # neither flagged nor drawn into the sample
     "dropped",  # by reason: "queue_full", "store_error", "shutdown", ...
     "failed",  # by stage: "capture", "score", "telemetry", "store", "picture", ...
+    "purged",  # stored cases that retention deleted
     "engine",  # starts of an engine that is watched; the reason says which
     "confidence_sum",  # of the scored answers, so that the mean over all traffic is known
 )

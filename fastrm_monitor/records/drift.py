@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select
 
-from fastrm_monitor.drift.reference import SIZE, Reference
+from fastrm_monitor.drift.reference import SIZE, Reference, comparable
 from fastrm_monitor.drift.watch import Drift
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.records.forks import renew_in_child
@@ -99,7 +99,8 @@ def reference_of(
         DataError: there is no sampled answer of that model and time.
         StoreError: the database failed.
     """
-    wanted = select(Case.features, Case.confidence, Case.proxy_version).where(Case.sampled, Case.model == model)
+    wanted = select(Case.features, Case.confidence, Case.calibrated, Case.proxy_version)
+    wanted = wanted.where(Case.sampled, Case.model == model)
     if since is not None:
         wanted = wanted.where(Case.created_at >= since)
     if until is not None:
@@ -114,7 +115,7 @@ def reference_of(
     version = cases[0].proxy_version  # features of another proxy are other numbers
     return Reference.of(
         (
-            {**case.features, **({} if case.confidence is None else {"confidence": case.confidence})}
+            case.features if case.confidence is None else comparable(case.features, case.confidence, case.calibrated)
             for case in cases
             if case.proxy_version == version
         ),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -58,6 +58,10 @@ class StoreAwayError(StoreError):
     """The database cannot be used now; later it may."""
 
 
+class StoreSilentError(StoreAwayError):
+    """The database does not answer: whoever asks it again at once waits as long again."""
+
+
 class RejectedError(StoreError):
     """The database is there and does not take these rows, today or later."""
 
@@ -88,7 +92,21 @@ def read_url(text: str) -> URL:
                 f"The store's URL has the option {unknown[0]!r}, which SQLite knows only in the form "
                 "sqlite:///file:PATH?mode=ro&uri=true."
             )
+        if name.startswith("~/"):
+            url = url.set(database=str(Path(name).expanduser()))
+    elif _is_torn(text, url):
+        raise StoreError(
+            "The store's URL cannot be read: in user name and password write @ / ? # % as %40 %2F %3F %23 %25."
+        )
     return url
+
+
+def _is_torn(text: str, url: URL) -> bool:
+    """Whether a password with a special character would pass for host, port or database, and be shown."""
+    before, _, query = text.partition("?")
+    if any("=" not in part for part in query.split("&") if part):
+        return True
+    return "@" in before and (url.username is None or "@" in f"{url.host or ''}{url.database or ''}")
 
 
 def check_writable(url: URL) -> None:
@@ -125,11 +143,15 @@ def check_exists(text: str) -> None:
         )
 
 
-def open_engine(url: URL) -> Engine:
+def open_engine(url: URL, *, impatient: bool = False) -> Engine:
     """An engine for threads; nothing is connected yet.
 
     SQLite connections live for one transaction only: one that lies idle would be copied by a fork, and SQLite's locks
     do not bear that (see `forks`).
+
+    Args:
+        url: see `read_url`.
+        impatient: whether a PostgreSQL that does not answer is given up soon (see `silence`), for who cannot wait.
 
     Raises:
         StoreError: the folder of an SQLite file does not exist.
@@ -143,6 +165,8 @@ def open_engine(url: URL) -> Engine:
     except ImportError:
         raise MissingExtraError("A PostgreSQL store", "postgres") from None
     event.listen(engine, "begin", _limit_postgres)
+    if impatient:
+        _lose_patience(engine)
     return engine
 
 
@@ -164,7 +188,7 @@ def one_sentence(url: URL, doing: str) -> Iterator[None]:
 
     Raises:
         RejectedError: the rows are at fault.
-        StoreAwayError: nobody is, and the same may work later.
+        StoreAwayError: nobody is, and the same may work later; `StoreSilentError` when it did not answer.
         StoreError: the set-up is at fault.
     """
     try:
@@ -207,6 +231,8 @@ def file_of(url: URL) -> Path | None:
 def _kind(error: Exception) -> type[StoreError]:
     if isinstance(error, (IntegrityError, DataError)):
         return RejectedError
+    if _is_silent(getattr(error, "orig", None)):
+        return StoreSilentError
     said = str(getattr(error, "orig", None) or error)
     return StoreError if any(words in said for words in _MISTAKES) else StoreAwayError
 
@@ -226,6 +252,7 @@ def _open_sqlite(url: URL) -> Engine:
         try:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA secure_delete = ON")  # what was deleted is not left in free pages
             connection.execute("PRAGMA synchronous = NORMAL")  # with WAL, a power cut costs the last moments at most
         except BaseException:
             connection.close()  # nobody else knows of it yet
@@ -239,6 +266,25 @@ def _open_sqlite(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES) else "BEGIN")
 
     return engine
+
+
+def _lose_patience(engine: Engine) -> None:
+    from fastrm_monitor.records.silence import SILENCE_SECONDS, ImpatientConnection
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        options["connect_timeout"] = min(int(options.get("connect_timeout", SILENCE_SECONDS)), SILENCE_SECONDS)
+        return ImpatientConnection.connect(*arguments, **options)
+
+    @event.listens_for(engine, "handle_error")
+    def silent(context: ExceptionContext) -> None:
+        """A ping without an answer is an error, not a reason to wait for a new connection as long again."""
+        if context.is_pre_ping and _is_silent(context.original_exception):
+            context.is_disconnect = False
+
+
+def _is_silent(error: object) -> bool:
+    return type(error).__name__ == "ConnectionTimeout"  # of psycopg, which need not be installed
 
 
 def _limit_postgres(connection: Connection) -> None:

@@ -15,7 +15,7 @@ from fastrm_monitor.errors import StoreError
 from fastrm_monitor.guard import logger
 from fastrm_monitor.records.breaker import CircuitBreaker
 from fastrm_monitor.records.counters import Counters
-from fastrm_monitor.records.engine import RejectedError, StoreAwayError
+from fastrm_monitor.records.engine import RejectedError, StoreAwayError, StoreSilentError
 from fastrm_monitor.records.forks import renew_in_child
 
 P = ParamSpec("P")
@@ -26,6 +26,10 @@ _ATTEMPTS = 3
 def is_away(error: Exception) -> bool:
     """Whether the store is at fault, and not what was to be written."""
     return isinstance(error, StoreError) and not isinstance(error, RejectedError)
+
+
+def _may_work_soon(error: BaseException) -> bool:
+    return isinstance(error, StoreAwayError) and not isinstance(error, StoreSilentError)
 
 
 class StoreHealth:
@@ -48,7 +52,7 @@ class StoreHealth:
         self._ending = threading.Event()
         self._given_up = False
         self._retry = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StoreAwayError),
+            retry=tenacity.retry_if_exception(_may_work_soon),
             stop=tenacity.stop_after_attempt(_ATTEMPTS) | tenacity.stop_when_event_set(self._ending),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=0.5),
             sleep=tenacity.sleep_using_event(self._ending),
@@ -81,9 +85,9 @@ class StoreHealth:
             self._retry(call, *args, **kwargs)
 
     def failed(self, error: Exception) -> None:
-        """An attempt failed; at the end one is enough."""
+        """An attempt failed; at the end one is enough, and so it is when there was no answer."""
         self._counters.add("failed", "store")
-        if self._breaker.failed(at_once=self.ending):
+        if self._breaker.failed(at_once=self.ending or isinstance(error, StoreSilentError)):
             self._counters.add("failed", "store_circuit")
             logger.warning("fastrm-monitor: cases %s, and the store is tried again later: %s", self._otherwise, error)
 

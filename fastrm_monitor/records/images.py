@@ -16,11 +16,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fastrm_monitor.errors import DataError
 
 MOST_PIXELS = 50_000_000
-"""Larger picture files are refused before they are decoded."""
+"""Larger pictures are refused before they are decoded."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts another program, as EPS does
 _THUMBNAIL_SIDE = 512
 _SMALL_SIDE = 128  # JPEG blurs what is small, and saves nothing
+_STRIP = 1 << 20  # pixels that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,49 @@ def prepare(picture: Image.Image, mode: str) -> StoredPicture:
         mode: "thumbnail" (at most 512 pixels a side), "full" (PNG, without loss), "hash" or "none".
 
     Raises:
-        DataError: another mode.
+        DataError: another mode, or more than `MOST_PIXELS` pixels.
     """
     if mode not in ("thumbnail", "full", "hash", "none"):
         raise DataError(f"Pictures cannot be stored as {mode!r}: choose thumbnail, full, hash or none.")
     if mode == "none":
         return StoredPicture(*picture.size, sha256=None, media_type=None, content=None)
-    width, height = picture.size
-    pixels = picture.convert("RGB").tobytes()
-    sha256 = hashlib.sha256(f"RGB {width}x{height} ".encode() + pixels).hexdigest()
+    width, height = bounded(picture).size
+    rgb = picture.convert("RGB")
+    sha256 = _hash(rgb)
     if mode == "hash":
         return StoredPicture(width, height, sha256, None, None)
-    bare = Image.frombytes("RGB", (width, height), pixels)  # nothing but pixels, so no metadata can be written
     if mode == "thumbnail":
-        bare.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+        rgb = rgb.copy() if rgb is picture else rgb
+        rgb.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    bare = Image.frombytes("RGB", rgb.size, rgb.tobytes())  # nothing but pixels, so no metadata can be written
     buffer = BytesIO()
     if mode == "full" or max(width, height) <= _SMALL_SIDE:
         bare.save(buffer, "PNG")
         return StoredPicture(width, height, sha256, "image/png", buffer.getvalue())
     bare.save(buffer, "JPEG", quality=85)
     return StoredPicture(width, height, sha256, "image/jpeg", buffer.getvalue())
+
+
+def bounded(picture: Image.Image) -> Image.Image:
+    """The picture, if it is not too large to be decoded and kept.
+
+    Raises:
+        DataError: it has more than `MOST_PIXELS` pixels.
+    """
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise DataError(f"The picture has {width} x {height} pixels, and {MOST_PIXELS} is the limit; make it smaller.")
+    return picture
+
+
+def _hash(rgb: Image.Image) -> str:
+    """SHA-256 of size and pixels, strip by strip, so that a large picture is not copied as a whole."""
+    width, height = rgb.size
+    found = hashlib.sha256(f"RGB {width}x{height} ".encode())
+    rows = max(_STRIP // max(width, 1), 1)
+    for top in range(0, height, rows):
+        found.update(rgb.crop((0, top, width, min(top + rows, height))).tobytes())
+    return found.hexdigest()
 
 
 def load_picture(path: str | Path) -> Image.Image:

@@ -1,9 +1,10 @@
 """The tables of the store, as SQLAlchemy classes. Knows nothing of engines, sessions or queues.
 
 `cases` are answers that were flagged or drawn into the random sample; `case_pictures` hold what was shown and the
-relevance map of each picture; `reviews` are append-only, the newest one counts; `traffic` counts every answer by
-server, minute, name and reason, so that rates have a denominator and nothing is lost in silence; `drift` says how far
-each window of answers was from its reference.
+relevance map of each picture; `reviews` are append-only, the newest one counts; `claims` say who is at a case now;
+`purges` what was deleted on request and must not come back; `traffic` counts every answer by server, minute, name and
+reason, so that rates have a denominator and nothing is lost in silence; `drift` says how far each window of answers was
+from its reference; `policies` are the published decision policies, the newest of a model and proxy is in force.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Float, ForeignKey, Index, LargeBinary, String, Text, TypeDecorator
+from sqlalchemy import JSON, DateTime, Dialect, Float, ForeignKey, Index, LargeBinary, String, Text, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -30,6 +31,10 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+_NUMBERS = ("confidence", "entropy", "interest")  # that a queue can be ordered by
+_REVIEWED = text("verdict IS NOT NULL")
 
 
 class Base(DeclarativeBase):
@@ -64,6 +69,8 @@ class Case(Base):
     scoring_seconds: Mapped[float] = mapped_column(Float)
     trace_id: Mapped[str | None] = mapped_column(String(32))
     span_id: Mapped[str | None] = mapped_column(String(16))
+    policy: Mapped[int | None]  # id of the published policy that decided; None for the proxy folder's or the settings'
+    interest: Mapped[float | None] = mapped_column(Float)  # 0 to 1, see cases.interest; None in cases of older versions
     verdict: Mapped[str | None] = mapped_column(String(16), default=None)  # of the newest review; None is open
     version: Mapped[int] = mapped_column(default=0)  # counts reviews; guards against two reviewers at once
 
@@ -76,8 +83,15 @@ class Case(Base):
 
     __table_args__ = (
         Index("ix_cases_created", "created_at", "id"),
-        Index("ix_cases_queue_confidence", "flagged", "verdict", "confidence", "id"),
         Index("ix_cases_queue_age", "flagged", "verdict", "id"),
+        Index("ix_cases_sampled", "sampled", "verdict", "id"),
+        # A queue in the order of a number is one range of an index, whatever it leaves out on the way; a position in it
+        # is counted without a look at the rows. Few cases are reviewed, so these have indices of their own.
+        *(Index(f"ix_cases_{number}", number, "id", "flagged", "sampled", "verdict") for number in _NUMBERS),
+        *(
+            Index(f"ix_cases_reviewed_{number}", number, "id", sqlite_where=_REVIEWED, postgresql_where=_REVIEWED)
+            for number in _NUMBERS
+        ),
     )
 
 
@@ -118,6 +132,48 @@ class Review(Base):
     case: Mapped[Case] = relationship(back_populates="reviews")
 
 
+class Claim(Base):
+    """Which session of which reviewer is at a case, until when; one at a time."""
+
+    __tablename__ = "claims"
+
+    case_key: Mapped[int] = mapped_column(
+        ForeignKey("cases.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    reviewer: Mapped[str] = mapped_column(String(255))
+    session: Mapped[str] = mapped_column(String(64))  # of a browser's tab; a reviewer may have several
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
+class Purge(Base):
+    """What was deleted on request: it may still wait in a queue or a spool, and must not be written any more."""
+
+    __tablename__ = "purges"
+
+    kind: Mapped[str] = mapped_column(String(8), primary_key=True)  # "case" or "user"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the case id or the user key
+    purged_at: Mapped[datetime] = mapped_column(UTCDateTime)  # later answers of a user are kept
+
+
+class PolicyRecord(Base):
+    """A published decision policy; never changed: to roll back is to publish an older one again."""
+
+    __tablename__ = "policies"
+
+    id: Mapped[int] = mapped_column(primary_key=True)  # the version
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    author: Mapped[str] = mapped_column(String(255))
+    note: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(String(255))
+    proxy_version: Mapped[str] = mapped_column(String(64))
+    threshold: Mapped[float] = mapped_column(Float)
+    recalibration: Mapped[dict[str, Any]] = mapped_column(JSON)  # see scoring.recalibration
+    chosen: Mapped[dict[str, Any]] = mapped_column(JSON)  # method, target, n, bound, warnings, ...
+    again: Mapped[int | None]  # the version that is published again, when this is a roll-back
+
+    __table_args__ = (Index("ix_policies_newest", "model", "proxy_version", "id"),)
+
+
 class Traffic(Base):
     """How many answers of a server, in a minute, were seen, scored, skipped, flagged, stored, ... and why."""
 
@@ -128,6 +184,8 @@ class Traffic(Base):
     name: Mapped[str] = mapped_column(String(32), primary_key=True)  # one of counters.NAMES
     reason: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
     value: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (Index("ix_traffic_minute", "minute"),)
 
 
 class DriftValue(Base):

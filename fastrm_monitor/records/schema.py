@@ -17,7 +17,7 @@ from typing import Literal
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, inspect, text
 
 from fastrm_monitor.errors import StoreError
@@ -62,7 +62,7 @@ def upgrade(url: str) -> str:
     """
     parsed = read_url(url)
     with _engine(parsed) as engine:
-        with _alone(engine) as connection:
+        with alone(engine) as connection:
             status = _status(connection)
             if status in ("unknown", "damaged"):
                 raise _refusal(status, parsed, connection)
@@ -91,7 +91,7 @@ def prepare(engine: Engine, url: URL) -> None:
     with transaction(engine) as connection:
         status = _status(connection)
     if status in ("empty", "foreign"):  # or half-way, while another process makes it: look again alone
-        with _alone(engine) as connection:
+        with alone(engine) as connection:
             status = _status(connection)
             if status == "empty":
                 command.upgrade(alembic_config(connection), "head")
@@ -111,6 +111,11 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
+def history() -> list[Script]:
+    """Every step from an empty database to the current schema, the newest first."""
+    return list(_scripts().walk_revisions())
+
+
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(alembic_config())
 
@@ -125,7 +130,7 @@ def _status(connection: Connection) -> _Status:
         return "empty" if set(inspect(connection).get_table_names()) <= {"alembic_version"} else "foreign"
     if heads == (head(),):
         return "current" if set(Base.metadata.tables) <= set(inspect(connection).get_table_names()) else "damaged"
-    known = {script.revision for script in _scripts().walk_revisions()}
+    known = {script.revision for script in history()}
     return "older" if known.issuperset(heads) else "unknown"
 
 
@@ -161,8 +166,8 @@ def _engine(url: URL) -> Iterator[Engine]:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
-    """A transaction that no other thread or process can make a schema beside.
+def alone(engine: Engine) -> Iterator[Connection]:
+    """A transaction that no other thread or process can change the schema beside.
 
     Without SQLite's foreign keys: a migration that copies a table drops the old one, and would take the rows that
     refer to it along.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -33,8 +33,8 @@ from fastrm_monitor.records.engine import (
     usable,
 )
 from fastrm_monitor.records.forks import TRANSACTIONS, renew_in_child
-from fastrm_monitor.records.models import VERDICTS, Base, Case, CasePicture, Review, Traffic
-from fastrm_monitor.records.text import clean_text
+from fastrm_monitor.records.models import VERDICTS, Base, Case, CasePicture, Purge, Review, Traffic
+from fastrm_monitor.records.text import clean_text, digest_of
 
 
 class ReviewConflict(StoreError):  # noqa: N818  # what the reviewer meets is a conflict
@@ -67,7 +67,7 @@ class Store:
         with usable(self._url):
             if may_be_away:
                 check_writable(self._url)
-            self._engine = open_engine(self._url)
+            self._engine = open_engine(self._url, impatient=may_be_away)
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the prepared SQLite file
         self._prepared = False
@@ -96,16 +96,38 @@ class Store:
         return self._prepared
 
     @contextmanager
-    def session(self, *, write: bool = False) -> Iterator[Session]:
+    def session(self, *, write: bool = False, patience: float | None = None) -> Iterator[Session]:
         """A SQLAlchemy session: to read, or with `write` one transaction that is committed at the end.
 
         What it returned stays readable after it is closed.
 
+        Args:
+            write: whether something is to be changed.
+            patience: seconds that a writer waits for the locks of others; None is the database's default.
+
         Raises:
             StoreError: the database failed, or the store is closed.
         """
-        with one_sentence(self._url, "written" if write else "read"), self._open(write) as session:
+        with one_sentence(self._url, "written" if write else "read"), self._open(write, patience) as session:
             yield session
+
+    def maintain(self, statement: str) -> None:
+        """Run a statement such as VACUUM, which no transaction may hold.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        with one_sentence(self._url, "maintained"), TRANSACTIONS.inside():
+            connection = self._engine.raw_connection()
+            try:
+                driver: Any = connection.driver_connection
+                if self._engine.dialect.name == "postgresql":
+                    driver.autocommit = True
+                driver.execute(statement)
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                raise DBAPIError(statement, None, error) from error
+            finally:
+                connection.invalidate()
 
     @contextmanager
     def _open(self, write: bool, patience: float | None = None) -> Iterator[Session]:
@@ -144,6 +166,8 @@ class Store:
     def add(self, cases: Sequence[Case], patience: float | None = None) -> int:
         """Write cases with their pictures, all or none; one whose `case_id` is there already is left as it is.
 
+        What was purged on request (see `purge`) is left out, wherever it waited.
+
         Args:
             cases: not changed, and not attached to a session.
             patience: seconds to wait for the locks of others; None is the database's default.
@@ -162,6 +186,10 @@ class Store:
             return 0
         with one_sentence(self._url, "written"), self._open(True, patience) as session:
             connection = session.connection()
+            for case_id in self._purged(connection, cases):
+                rows.pop(case_id, None)
+            if not rows:
+                return 0
             insert = self._insert(Case).on_conflict_do_nothing(index_elements=[Case.case_id])
             new = connection.execute(insert.returning(Case.id, Case.case_id), list(rows.values())).all()
             keys = {case_id: key for key, case_id in new}
@@ -173,6 +201,29 @@ class Store:
             if pictures:
                 connection.execute(self._insert(CasePicture), pictures)
             return len(new)
+
+    def _purged(self, connection: Connection, cases: Sequence[Case]) -> list[str]:
+        """The ids of those cases that must not be written any more."""
+        if self._engine.dialect.name == "postgresql":  # SQLite has one writer only
+            connection.execute(text("LOCK TABLE purges IN ROW SHARE MODE"))  # a purge waits for us, or we see it
+        digests = {digest_of(name) for case in cases for name in (case.case_id, case.user_key) if name is not None}
+        found = connection.execute(
+            select(Purge.kind, Purge.digest, Purge.purged_at).where(Purge.digest.in_(sorted(digests)))
+        ).all()
+        if not found:
+            return []
+        ids = {digest for kind, digest, _ in found if kind == "case"}
+        users = {digest: purged_at for kind, digest, purged_at in found if kind == "user"}
+        return [
+            case.case_id
+            for case in cases
+            if digest_of(case.case_id) in ids
+            or (
+                case.user_key is not None
+                and (until := users.get(digest_of(case.user_key))) is not None
+                and case.created_at <= until
+            )
+        ]
 
     def _insert(self, table: type[Base]) -> Any:
         return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)

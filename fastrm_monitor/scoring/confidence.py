@@ -71,13 +71,25 @@ class LogisticConfidence:
         """P(right); falls back to `Uncalibrated` when the engine did not give every feature."""
         if any(name not in features for name in self.features):
             return Uncalibrated()(features)
+        return logistic(self.intercept + sum(self.contributions(features).values())), True
+
+    def contributions(self, features: Mapping[str, float]) -> dict[str, float]:
+        """What each feature adds to the log odds of being right, against its mean; exact, because the model is linear.
+
+        Args:
+            features: every feature by name; others are left out.
+        """
         rows = zip(self.features, self.mean, self.scale, self.weights, strict=True)
-        logit = self.intercept + sum((transform(name, features[name]) - m) / s * w for name, m, s, w in rows)
-        return (1 / (1 + math.exp(-logit)) if logit > -700 else 0.0), True
+        return {name: (transform(name, features[name]) - m) / s * w for name, m, s, w in rows}
 
     def save(self, folder: Path) -> None:
         """Write `confidence.json`."""
         (folder / "confidence.json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def logistic(logit: float) -> float:
+    """The probability of log odds."""
+    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
 
 def transform(name: str, value: float) -> float:

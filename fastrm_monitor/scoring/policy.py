@@ -104,12 +104,15 @@ class Policy:
         for low in self._low.values():
             low.after_fork()
 
-    def decide(self, features: Mapping[str, float], confidence: float, calibrated: bool) -> Decision:
-        """The decision on one answer."""
+    def decide(
+        self, features: Mapping[str, float], confidence: float, calibrated: bool, threshold: float | None = None
+    ) -> Decision:
+        """The decision on one answer; `threshold` is the one of a published policy, in place of the policy's own."""
         sampled = self._random.random() < self.sample_rate
-        if calibrated and self.threshold is not None:
-            flagged = confidence < self.threshold
-            return Decision(flagged, "low_confidence" if flagged else None, self.threshold, sampled)
+        bar = self.threshold if threshold is None else threshold
+        if calibrated and bar is not None:
+            flagged = confidence < bar
+            return Decision(flagged, "low_confidence" if flagged else None, bar, sampled)
         # An engine may give no token probability; the map is always there.
         score = self.flag_score if self.flag_score in features else "map_entropy"
         flagged, bound = self._low[score](-features[score] if score == "map_entropy" else features[score])

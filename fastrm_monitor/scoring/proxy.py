@@ -202,7 +202,7 @@ class _Evidence(nn.Module):
         super().__init__()
         self.query = _projection(config)
         k, inputs = config.key_size, (5 if config.grounding else 3) * config.key_size
-        self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(inputs, 2 * k), nn.GELU(), nn.Linear(2 * k, 1))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(inputs, 2 * k), nn.GELU(), nn.Linear(2 * k, 1))
 
     def forward(self, keys: Tensor, state: Tensor, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Logits (B,) from keys (B, M, d_k), states (B, d), image rows (B, M) and logits of the maps, (B, M) each."""

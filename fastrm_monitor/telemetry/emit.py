@@ -164,6 +164,11 @@ def capture_mode() -> str:
     return os.environ.get(semconv.CAPTURE_CONTENT, "").strip().upper() or semconv.CAPTURE_MODES[0]
 
 
+def captures_content() -> bool:
+    """Whether question and answer travel at all."""
+    return _captures("SPAN") or _captures("EVENT")
+
+
 def _captures(place: str) -> bool:
     """Whether question and answer travel on spans or on events; not where the variable has a value of no meaning."""
     return capture_mode() in (f"{place}_ONLY", "SPAN_AND_EVENT")

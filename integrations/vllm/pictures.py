@@ -17,6 +17,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from fastrm_monitor.records.images import bounded
+
 _WHITE = (255, 255, 255)
 _UNCLAIMED_SECONDS = 60.0
 """A request is added within moments of its pictures' processing, or never."""
@@ -53,8 +55,8 @@ class Picture:
         """The picture as the model saw it: upright, in RGB."""
         if isinstance(self.source, bytes):
             with Image.open(BytesIO(self.source)) as encoded:
-                return self._flat(ImageOps.exif_transpose(encoded))
-        return self._flat(self.source)
+                return self._flat(ImageOps.exif_transpose(bounded(encoded)))
+        return self._flat(bounded(self.source))
 
     def _flat(self, picture: Image.Image) -> Image.Image:
         if not picture.has_transparency_data:

@@ -46,5 +46,5 @@ class Dataset(Protocol):
 
     def __iter__(self) -> Iterator[Sample]: ...
 
-    def right(self, sample: Sample, answer: str) -> bool:
-        """Whether `answer` counts as right."""
+    def right(self, sample: Sample, answer: str) -> bool | None:
+        """Whether `answer` counts as right; None when nobody knows."""

@@ -1,4 +1,4 @@
-"""`report.json`, schema 2 (docs/evaluate.md): what the data sets said, what changes between them, the verdicts."""
+"""`report.json`, schema 3 (docs/evaluate.md): what the data sets said, what changes between them, the verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrm_monitor.lab.intervals import interval
 from fastrm_monitor.lab.report.verdicts import verdicts
 from fastrm_monitor.scoring.checkpoint import ProxyFolder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def assemble(
@@ -20,6 +20,7 @@ def assemble(
     folders: Mapping[str, ProxyFolder],
     judged: Sequence[Mapping[str, Any]],
     *,
+    pope: Mapping[str, Any] | None = None,
     perturbation: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
     layers: Mapping[str, Any] | None = None,
@@ -30,35 +31,42 @@ def assemble(
         model: name of the model.
         folders: the product's proxy, then those beside it, by name.
         judged: what `judge_set` gave for each data set; the first is the one that the others are held against.
-        perturbation: of the first data set; None when it was left out, likewise the other sections.
-        cost: of the model and its proxies.
+        pope: POPE's measures, by name of the data sets that have that form.
+        perturbation: by name of the data set; none of those that it was left out of.
+        cost: of the model and its proxies; None when it was left out, likewise `layers`.
         layers: of the first data set.
     """
     first, *others = judged
+    parts = [one["part"] for one in judged]
+    more = {"pope": pope or {}, "perturbation": perturbation or {}}
+    whole = {part["data"]: {**part, **{key: own.get(part["data"]) for key, own in more.items()}} for part in parts}
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "library_version": fastrm_monitor.__version__,
         "model": model,
         "proxy": _described(next(iter(folders.values()))),
         "proxies_compared": {name: _described(folder) for name, folder in folders.items()},
-        **first["part"],
+        **whole.pop(first["part"]["data"]),
         "generalisation": {one["part"]["data"]: generalisation(first, one) for one in others},
-        "perturbation": perturbation,
         "cost": cost,
         "layers": layers,
-        "shifts": {one["part"]["data"]: one["part"] for one in others},
+        "shifts": whole,
     }
     report["verdicts"] = verdicts(report)
     return report
 
 
 def generalisation(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What each number of another data set has above that of the first: `difference`, `ci95`, drawn independently."""
+    """Each number of another data set, `value`, and what it has above that of the first, `difference` with `ci95`.
+
+    The two data sets are drawn independently.
+    """
     found = {}
     for name, here in other["points"].items():
         there = first["points"][name]
         drawn = [np.array(one["draws"][name], float) for one in (other, first)]
         found[name] = {
+            "value": here,
             "difference": None if here is None or there is None else here - there,
             "ci95": interval(drawn[0] - drawn[1]) if drawn[0].size == drawn[1].size else None,
         }

@@ -96,6 +96,23 @@ def perturbation_fails(report: Report) -> Found:
     return opposite(verdict), said
 
 
+def perturbation_shifted(report: Report) -> Found:
+    """Whether masking by the proxy's order costs more than at random on every other data set."""
+    masked = {name: part["perturbation"] for name, part in report["shifts"].items() if part["perturbation"] is not None}
+    if not masked:
+        return MISSING, _LEFT_OUT if report["shifts"] else "Only one data set was judged."
+    decided, said = [], []
+    for name, found in masked.items():
+        if "too_few" in found:
+            decided.append(OPEN)
+            said.append(f"{name}: {found['too_few'].rstrip('.')}")
+            continue
+        apart = found["difference"]["proxy - random"]
+        decided.append(above(turned(apart["ci95"], False), 0.0))
+        said.append(f"{name} {signed(apart['difference'], apart['ci95'])}")
+    return all_hold(decided), f"Area under the accuracy by the proxy's order less that at random: {'; '.join(said)}."
+
+
 def failure_modes(report: Report) -> Found:
     """Whether the map lies less on what was asked about where the answer is wrong, in each known way."""
     found = report["perturbation"]

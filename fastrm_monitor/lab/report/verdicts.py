@@ -94,6 +94,12 @@ _ITEMS = (
         findings.entropy_everywhere,
     ),
     _Item(_CHECKS, "Layer ablation: the final states suffice", "layers", measurements.layers),
+    _Item(
+        _OURS,
+        "Masking what it calls relevant costs more than masking any on other data too",
+        "perturbation",
+        measurements.perturbation_shifted,
+    ),
     _Item(_OURS, "The confidence is not below any other score", "confidence", findings.confidence),
     _Item(
         _OURS, "The confidence is above the token probability on other data", "confidence", findings.confidence_shifted

@@ -1,0 +1,1 @@
+"""From reviewers' labels to a calibrated confidence and a threshold that can be defended; needs no torch."""
