@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -244,6 +245,20 @@ def test_round_trip(store_url: str, embedded: tuple[Any, Any], tmp_path: Path, m
     arguments = ("--dataset", "jsonl", "--questions", str(file), "--epochs", "1", "--cache", str(tmp_path / "cache"))
     run(monkeypatch, "distill", "--output", str(tmp_path / "proxy"), *arguments)
     assert (tmp_path / "proxy" / "proxy.safetensors").exists()
+
+
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_calibration_reads_it(one: Store, cases: list[Case], tmp_path: Path, form: str) -> None:
+    """`calibrate --answers` finds in every format what it finds in the store itself."""
+    from fastrm_monitor.calibration.answers import from_rows, from_store
+
+    labelled(one, cases)
+    export.write(one, tmp_path / "out", form, labelled=False)
+    there = from_rows((row for _, row in read_rows(tmp_path / "out")), "out")
+    here = from_store(one)
+    assert len(there) == 5
+    for field in dataclasses.fields(here):
+        np.testing.assert_array_equal(getattr(there, field.name), getattr(here, field.name), field.name)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
