@@ -561,7 +561,7 @@ def test_a_reviewer_need_not_scroll(
     page.until(lambda: len(page.images()) == 1, "the picture is loaded")
     selectors = (".st-key-frm-pictures img", ".frm-legend", ".frm-confidence", ".frm-why", ".frm-text", ".frm-answer")
     parts = [part for selector in (*selectors, ".st-key-frm-verdicts button") for part in page.seen(selector)]
-    assert len(parts) == 6 + 1 + 5  # question and answer are both texts; four verdicts and undo
+    assert len(parts) == 6 + 1 + 10  # question and answer are both texts; four verdicts, five tags and undo
     edges = "const box = arguments[0].getBoundingClientRect(); return [box.left, box.top, box.right, box.bottom]"
     for part in parts:
         left, top, right, bottom = page.driver.execute_script(edges, part)

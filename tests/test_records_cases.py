@@ -118,6 +118,8 @@ def test_everything_is_stored(make, back, failures):
         "scoring_seconds": 0.001,
         "trace_id": "a" * 32,
         "span_id": "b" * 16,
+        "interest": pytest.approx(0.4),  # the threshold is 0.15 away, of 0.25 at which nothing is interesting any more
+        "policy": None,
         "verdict": None,
         "version": 0,
     }
