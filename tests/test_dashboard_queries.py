@@ -20,16 +20,22 @@ from fastrm_monitor.records.store import Store
 
 EVERYTHING = Queue("all", "all", "oldest")
 
-# id: (confidence, entropy), in the order they are stored; two ties and two gaps in each number.
+# id: (confidence, entropy, interest), in the order they are stored; two ties and two gaps in each number.
 NUMBERS = {
-    "a": (0.5, 0.1),
-    "b": (0.2, 0.9),
-    "c": (None, 0.9),
-    "d": (0.2, None),
-    "e": (0.9, 0.5),
-    "f": (None, None),
+    "a": (0.5, 0.1, 0.3),
+    "b": (0.2, 0.9, None),
+    "c": (None, 0.9, 0.7),
+    "d": (0.2, None, 0.7),
+    "e": (0.9, 0.5, None),
+    "f": (None, None, 0.1),
 }
-ORDERS = {"confidence": "bdaecf", "entropy": "cbeafd", "newest": "fedcba", "oldest": "abcdef"}
+ORDERS = {
+    "confidence": "bdaecf",
+    "interest": "dcafeb",
+    "entropy": "cbeafd",
+    "newest": "fedcba",
+    "oldest": "abcdef",
+}
 
 orders = pytest.mark.parametrize("order", ORDERS)
 
@@ -48,7 +54,7 @@ def bare(make_case: Callable[..., Case]) -> Callable[..., Case]:
 
 @pytest.fixture
 def six(store: Store, bare: Callable[..., Case]) -> Store:
-    store.add([bare(name, confidence=one, entropy=other) for name, (one, other) in NUMBERS.items()])
+    store.add([bare(n, confidence=c, entropy=e, interest=i) for n, (c, e, i) in NUMBERS.items()])
     return store
 
 
@@ -67,7 +73,7 @@ def place(store: Store, queue: Queue, case_id: str) -> Place | None:
 
 @orders
 def test_order(six: Store, order: queries.Order) -> None:
-    """Lowest confidence, highest entropy, newest or oldest first; what has no number comes last.
+    """Lowest confidence, highest interest or entropy, newest or oldest first; what has no number comes last.
 
     Ties are in the order of their age, the newest first where the order is a descending one.
     """

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 import fastrm_monitor
 from fastrm_monitor import guard
-from fastrm_monitor.records.cases import make_case
+from fastrm_monitor.records.cases import interest, make_case
 from fastrm_monitor.records.images import prepare, unpack_map
 from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
@@ -130,6 +130,30 @@ def test_everything_is_stored(make, back, failures):
     assert (stored.rows, stored.columns, stored.region) == (2, 3, [0.0, -0.25, 1.0, 1.25])
     assert np.allclose(unpack_map(stored.relevance, stored.rows, stored.columns), MAP, atol=5e-4)
     assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"confidence": 0.4}, 1.0),  # at the threshold
+        ({"confidence": 0.5}, 0.6),
+        ({"confidence": 0.9}, 0.0),  # farther than a threshold would ever move
+        ({"calibrated": False}, None),  # that confidence was held against nothing
+        ({"threshold": None}, None),
+        ({"threshold": None, "features": {"token_probability": 0.9, "map_entropy": 0.8}}, 0.7),  # sure, rests on 0.2
+        ({"threshold": None, "features": {"token_probability": 0.1, "grounding": 0.9, "map_entropy": 0.9}}, 0.8),
+        (
+            {"confidence": 0.5, "features": {"token_probability": 0.9, "map_entropy": 0.1}},
+            0.6,
+        ),  # the larger of 0.6 and 0
+        ({"confidence": 0.9, "reason": "low_token_probability", "features": {"token_probability": 0.35}}, 0.8),
+        ({"threshold": None, "features": {"token_probability": math.nan, "map_entropy": 0.5}}, None),
+        ({"confidence": None, "features": {}}, None),
+    ],
+)
+def test_interest(changes, expected):
+    """The larger of closeness to the threshold and disagreement of map and answer; nothing where neither is known."""
+    assert interest(assessment(**changes)) == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Two reviewers at one queue: each has a case of their own, each sees where the other is, and nothing is held on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import streamlit
+from sqlalchemy import select
+from streamlit.testing.v1 import AppTest
+
+from fastrm_monitor import dashboard
+from fastrm_monitor.errors import StoreError
+from fastrm_monitor.records import claims
+from fastrm_monitor.records.models import Case, Claim
+from fastrm_monitor.records.store import Store
+
+APP = Path(dashboard.__file__).with_name("app.py")
+QUEUE, CASE = "screens/queue.py", "screens/case.py"
+
+
+@pytest.fixture
+def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The store that the pages open."""
+    monkeypatch.setenv("FASTRM_STORE", store_url)
+    with Store(store_url) as opened:
+        yield opened
+    streamlit.cache_resource.clear()
+
+
+@pytest.fixture
+def three(store: Store, make_case: Callable[..., Case]) -> list[str]:
+    """Ids of three flagged cases, lowest confidence first; the most informative is the last."""
+    cases = [make_case(number, confidence=0.1 + number / 10, interest=number / 10) for number in range(3)]
+    store.add(cases)
+    return [case.case_id for case in cases]
+
+
+def ran(at: AppTest) -> AppTest:
+    at.run()
+    assert [error.value for error in at.exception] == []
+    return at
+
+
+def opened(page: str = QUEUE, **parameters: str) -> AppTest:
+    at = AppTest.from_file(str(APP), default_timeout=60)
+    for name, value in parameters.items():
+        at.query_params[name] = value
+    at.switch_page(page)
+    return ran(at)
+
+
+def press(at: AppTest, key: str) -> AppTest:
+    at.button(key=key).click()
+    return ran(at)
+
+
+def at_hand(at: AppTest) -> str:
+    (button,) = [button for button in at.button if button.label == "Correct"]
+    return str(button.key).removeprefix("verdict-correct-")
+
+
+def sent(at: AppTest) -> str:
+    return "\n".join(str(getattr(part, "proto", "")) for part in at._tree)
+
+
+def claimed(store: Store) -> list[str]:
+    """The cases that somebody is at."""
+    with store.session() as session:
+        found = session.scalars(select(Case.case_id).join(Claim, Claim.case_key == Case.id).order_by(Case.id))
+        return list(found)
+
+
+def test_two_sessions_get_different_cases(store: Store, three: list[str]) -> None:
+    """Who comes second gets the second case, and the list tells where the first is."""
+    first = opened()
+    second = opened()
+    assert [at_hand(first), at_hand(second)] == three[:2]
+    assert claimed(store) == three[:2]
+    verdicts = list(second.dataframe[0].value["Verdict"])
+    assert [" is at it" in verdict for verdict in verdicts] == [True, False, False]
+
+
+def test_verdict_skips_what_another_is_at(store: Store, three: list[str]) -> None:
+    """After a verdict comes the next case that nobody is at, and the labelled one is let go."""
+    first = opened()
+    opened()
+    press(first, f"verdict-wrong-{three[0]}")
+    assert at_hand(first) == three[2]
+    assert claimed(store) == three[1:]
+
+
+def test_next_skips_what_another_is_at(store: Store, three: list[str]) -> None:
+    """Next passes over the case of another session, and lets go of the one before."""
+    first = opened()
+    opened()
+    assert at_hand(press(first, "next")) == three[2]
+    assert claimed(store) == three[1:]
+
+
+def test_others_at_every_case(store: Store, three: list[str]) -> None:
+    """Who finds every case taken is told so, and gets one when it is free."""
+    tokens = [f"tab-{number}" for number in range(3)]
+    for case_id, token in zip(three, tokens, strict=True):
+        claims.claim(store, case_id, "Ana", token)
+    late = opened()
+    assert "Others are at the rest" in sent(late)
+    claims.release(store, tokens[1])
+    assert at_hand(press(late, "again")) == three[1]
+
+
+@pytest.mark.parametrize("page", [QUEUE, CASE])
+def test_who_is_at_a_case(store: Store, three: list[str], page: str) -> None:
+    """A case that is opened by its link says who is at it, and can be labelled all the same."""
+    claims.claim(store, three[0], "Ana", "tab-1")
+    at = opened(page, case=three[0])
+    assert "Ana is looking at this case" in sent(at)
+    press(at, f"verdict-correct-{three[0]}")
+    with store.session() as session:
+        assert session.scalar(select(Case.verdict).where(Case.case_id == three[0])) == "correct"
+
+
+def test_own_case_says_nothing(store: Store, three: list[str]) -> None:
+    """Nobody is told of themselves."""
+    assert "is looking at this case" not in sent(opened())
+
+
+def test_leaving_the_queue_lets_go(store: Store, three: list[str]) -> None:
+    """On another page of the dashboard one is at no case."""
+    at = opened()
+    assert claimed(store) == three[:1]
+    at.switch_page("screens/overview.py")
+    ran(at)
+    assert claimed(store) == []
+
+
+def test_read_only_claims_nothing(store: Store, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot label takes no case away from others."""
+    monkeypatch.setenv("FASTRM_READ_ONLY", "true")
+    opened()
+    assert claimed(store) == []
+
+
+def test_claim_that_cannot_be_written(store: Store, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where claims fail a verdict is given as ever, and the queue goes on."""
+
+    def fail(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(claims, "claim", fail)
+    monkeypatch.setattr(claims, "release", fail)
+    at = opened()
+    assert at_hand(at) == three[0]
+    press(at, f"verdict-wrong-{three[0]}")
+    assert at_hand(at) == three[1]
+    with store.session() as session:
+        assert session.scalar(select(Case.verdict).where(Case.case_id == three[0])) == "wrong"
+
+
+def test_most_informative_first(store: Store, three: list[str]) -> None:
+    """That order begins with the case whose verdict would teach most."""
+    at = opened()
+    at.selectbox(key="order").select("interest")
+    assert at_hand(ran(at)) == three[2]
