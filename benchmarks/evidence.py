@@ -15,14 +15,13 @@ import argparse
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from report import Report
+from report import Report, with_interval
 from rich.progress import Progress
 
 from fastrm_monitor.lab.ask import EMBEDDED, Asker, load_lvlm
@@ -102,13 +101,13 @@ class Bench:
         bounds = FidelityDraws(maps, teacher, 0.3, Draws([one.picture_id for one in labels.facts])).intervals()
         half = found["thresholds"]["0.5"]
         return [
-            _with(half["accuracy"], bounds["accuracy"]),
+            with_interval(half["accuracy"], bounds["accuracy"]),
             _number(found["all_negative_accuracy"]),
             _number(found["base_rate"]),
-            _with(half["f1"], bounds["f1"]),
-            _with(found["auprc"], bounds["auprc"]),
-            _with(found["iou"], bounds["iou"]),
-            _with(found["rank_correlation"], bounds["rank_correlation"]),
+            with_interval(half["f1"], bounds["f1"]),
+            with_interval(found["auprc"], bounds["auprc"]),
+            with_interval(found["iou"], bounds["iou"]),
+            with_interval(found["rank_correlation"], bounds["rank_correlation"]),
         ]
 
 
@@ -160,7 +159,7 @@ class Ranks:
     def row(self, name: str, values: dict[str, list[float]]) -> list[str]:
         """A score's row: right answers above wrong ones."""
         judged = {kind: Comparison({"": values[kind]}, own).judge()[""] for kind, own in self._answers.items()}
-        return [name, *(_with(one["auroc"], one["auroc_ci95"]) for one in judged.values())]
+        return [name, *(with_interval(one["auroc"], one["auroc_ci95"]) for one in judged.values())]
 
 
 def worlds(bench: Bench, pictures: int) -> None:
@@ -237,10 +236,6 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _with(value: float | None, bounds: Sequence[float] | None) -> str:
-    return _number(value) if value is None or bounds is None else f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -254,7 +249,6 @@ def main() -> None:
     arguments = parser.parse_args()
     quick = arguments.quick
     pictures, judged = arguments.pictures or (60 if quick else 1500), arguments.test_pictures or (30 if quick else 300)
-    began = time.perf_counter()
     report = Report(200, "# The proxy and its confidence on drawn scenes")
     report.line(f"`python {shlex.join(sys.argv)}`")
     report.line(
@@ -284,10 +278,7 @@ def main() -> None:
         amounts(bench)
         worlds(bench, pictures)
         confidence(bench, ours, [Held(one, range(len(one))) for one in held])
-    report.line(f"The whole run took {(time.perf_counter() - began) / 60:.1f} minutes.")
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+    report.end(arguments.output)
 
 
 if __name__ == "__main__":

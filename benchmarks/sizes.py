@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from report import Report
+from report import Report, with_interval
 from rich.progress import Progress
 
 from fastrm_monitor.lab.ask import EMBEDDED, Asker, load_lvlm
@@ -143,8 +144,8 @@ def tables(found: dict[str, Found], trainings: dict[str, str], report: Report) -
                 [
                     f"{name}, {kind}",
                     *(f"{part[key]:.3f}" for key in ("base_rate", "all_negative_accuracy")),
-                    *(_valued(half[key], bounds[key]) for key in ("accuracy", "f1")),
-                    *(_valued(part[key], bounds[key]) for key in ("auprc", "rank_correlation")),
+                    *(_told(half[key], bounds[key]) for key in ("accuracy", "f1")),
+                    *(_told(part[key], bounds[key]) for key in ("auprc", "rank_correlation")),
                 ]
             )
     heads = ("LVLM, data", "base rate", "all-negative", "accuracy", "F1", "AUPRC", "rank correlation")
@@ -158,9 +159,9 @@ def tables(found: dict[str, Found], trainings: dict[str, str], report: Report) -
                 [
                     f"{name}, {kind}",
                     f"{ours['wrong']} of {ours['n']}",
-                    *(_valued(own["auroc"], own["auroc_ci95"]) for own in (ours, token)),
+                    *(_told(own["auroc"], own["auroc_ci95"]) for own in (ours, token)),
                     _with(apart["token_probability"], "difference", sign="+"),
-                    _valued(scores["map_entropy"]["auroc"], scores["map_entropy"]["auroc_ci95"]),
+                    _told(scores["map_entropy"]["auroc"], scores["map_entropy"]["auroc_ci95"]),
                 ]
             )
     heads = ("LVLM, data", "wrong", "confidence", "token probability", "confidence above it", "map entropy")
@@ -184,14 +185,11 @@ def tables(found: dict[str, Found], trainings: dict[str, str], report: Report) -
     report.table("Cost of one map", heads, rows)
 
 
+_told = partial(with_interval, without=" (too few)")
+
+
 def _with(own: dict[str, Any], value: str, sign: str = "") -> str:
-    return _valued(own[value], own["ci95"], sign)
-
-
-def _valued(value: float | None, bounds: list[float] | None, sign: str = "") -> str:
-    if value is None:
-        return "-"
-    return f"{value:{sign}.3f}" + (f" [{bounds[0]:{sign}.3f}, {bounds[1]:{sign}.3f}]" if bounds else " (too few)")
+    return _told(own[value], own["ci95"], sign=sign)
 
 
 def main() -> None:
@@ -214,7 +212,6 @@ def main() -> None:
         chosen.test_pictures or (25 if quick else 300),
         chosen.epochs or (1 if quick else 10),
     )
-    began = time.perf_counter()
     report = Report(200, "# The size of the LVLM")
     report.line(f"`python {shlex.join(sys.argv)}`")
     report.line(
@@ -234,10 +231,7 @@ def main() -> None:
         f"{amounts.epochs} epochs; {amounts.judged} test scenes of each kind. Training: steps x pictures."
     )
     tables(found, trainings, report)
-    report.line(f"The whole run took {(time.perf_counter() - began) / 60:.1f} minutes.")
-    if chosen.output is not None:
-        chosen.output.parent.mkdir(parents=True, exist_ok=True)
-        chosen.output.write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+    report.end(chosen.output)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,12 @@ def _bounded(session: Session, queue: Queue, *more: ColumnElement[bool]) -> int:
 
 def rows(session: Session, queue: Queue, limit: int, offset: int = 0) -> list[CaseRow]:
     """The cases `offset` to `offset + limit` of the queue."""
-    query = select(
+    return [CaseRow(*row) for row in _take(session, listed(), queue, limit, offset)]
+
+
+def listed() -> Select[Any]:
+    """What a list shows of cases: each row makes a `CaseRow`."""
+    return select(
         Case.case_id,
         Case.created_at,
         func.substr(Case.question, 1, _LIST_TEXT),
@@ -160,7 +165,6 @@ def rows(session: Session, queue: Queue, limit: int, offset: int = 0) -> list[Ca
         Case.reason,
         Case.verdict,
     )
-    return [CaseRow(*row) for row in _take(session, query, queue, limit, offset)]
 
 
 def first(session: Session, queue: Queue, seat: str | None = None) -> str | None:

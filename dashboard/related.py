@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from fastrm_monitor.dashboard.queries import CaseRow, listed
 from fastrm_monitor.records.models import Case, CasePicture
 
 _PICTURES = 8  # of a case, whose other questions are looked for
-_TEXT = 160  # characters of question and answer that a list needs
 
 
-@dataclass(frozen=True)
-class Related:
-    """Another case with a same picture; `question` and `answer` are cut to what a list shows."""
-
-    case_id: str
-    created_at: datetime
-    question: str
-    answer: str
-    confidence: float | None
-    calibrated: bool
-    verdict: str | None
-
-
-def same_picture(session: Session, case_id: str, limit: int) -> tuple[list[Related], bool]:
+def same_picture(session: Session, case_id: str, limit: int) -> tuple[list[CaseRow], bool]:
     """Other cases about the same pictures, newest first.
 
     The same is what has the same pixels: the hash is of the original, also where a thumbnail or nothing is stored.
@@ -58,14 +42,6 @@ def same_picture(session: Session, case_id: str, limit: int) -> tuple[list[Relat
         )
         keys.update(session.scalars(newest))
     chosen = sorted(keys, reverse=True)[: limit + 1]
-    query = select(
-        Case.case_id,
-        Case.created_at,
-        func.substr(Case.question, 1, _TEXT),
-        func.substr(Case.answer, 1, _TEXT),
-        Case.confidence,
-        Case.calibrated,
-        Case.verdict,
-    )
-    found = [Related(*row) for row in session.execute(query.where(Case.id.in_(chosen)).order_by(Case.id.desc()))]
+    query = listed().where(Case.id.in_(chosen)).order_by(Case.id.desc())
+    found = [CaseRow(*row) for row in session.execute(query)]
     return found[:limit], len(found) > limit

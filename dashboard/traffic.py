@@ -96,28 +96,28 @@ class Bucket:
 def totals(session: Session, since: datetime | None = None) -> Totals:
     """Sums since a time; None is from the beginning."""
     keys = (Traffic.name, Traffic.reason)
-    query = select(*keys, func.sum(Traffic.value)).where(*_since(since)).group_by(*keys)
+    query = select(*keys, func.sum(Traffic.value)).where(*later(since)).group_by(*keys)
     sums = {(name, reason): float(value) for name, reason, value in session.execute(query)}
 
-    def total(wanted: str) -> float:
+    def of(wanted: str) -> float:
         return sum(value for (name, _), value in sums.items() if name == wanted)
 
     losses = [Loss(name, reason, round(value)) for (name, reason), value in sums.items() if name in LOSSES and value]
     return Totals(
-        seen=round(total("seen")),
-        scored=round(total("scored")),
-        flagged=round(total("flagged")),
-        stored=round(total("stored")),
-        sampled_out=round(total("sampled_out")),
-        dropped=round(total("dropped")),
-        confidence_sum=total("confidence_sum"),
+        seen=round(of("seen")),
+        scored=round(of("scored")),
+        flagged=round(of("flagged")),
+        stored=round(of("stored")),
+        sampled_out=round(of("sampled_out")),
+        dropped=round(of("dropped")),
+        confidence_sum=of("confidence_sum"),
         losses=tuple(sorted(losses, key=lambda loss: (LOSSES.index(loss.name), -loss.value, loss.reason))),
     )
 
 
 def span(session: Session, since: datetime | None = None) -> tuple[datetime, datetime] | None:
     """The first and the last minute with traffic; None without any."""
-    low, high = session.execute(select(func.min(Traffic.minute), func.max(Traffic.minute)).where(*_since(since))).one()
+    low, high = session.execute(select(func.min(Traffic.minute), func.max(Traffic.minute)).where(*later(since))).one()
     return None if low is None else (low, high)
 
 
@@ -128,16 +128,22 @@ def step_for(length: timedelta) -> Step:
     return "hour" if length <= timedelta(days=8) else "day"
 
 
+def total(name: str) -> ColumnElement[float]:
+    """The sum of the counts of this name."""
+    return func.sum(case((Traffic.name == name, Traffic.value), else_=0.0))
+
+
+def later(since: datetime | None) -> list[ColumnElement[bool]]:
+    """Which counts are of that time or later; all for None."""
+    return [] if since is None else [Traffic.minute >= since]
+
+
 def series(session: Session, step: Step, since: datetime | None = None) -> list[Bucket]:
     """Sums by step of time, oldest first; steps without traffic between the first and the last are there with zeros."""
-
-    def total(name: str) -> ColumnElement[float]:
-        return func.sum(case((Traffic.name == name, Traffic.value), else_=0.0))
-
     start = _start(session, step)
     query = (
         select(start, total("seen"), total("scored"), total("flagged"), total("confidence_sum"))
-        .where(*_since(since), Traffic.name.in_(("seen", "scored", "flagged", "confidence_sum")))
+        .where(*later(since), Traffic.name.in_(("seen", "scored", "flagged", "confidence_sum")))
         .group_by(start)
         .order_by(start)
     )
@@ -162,10 +168,6 @@ def wilson(hits: int, tries: int, z: float = 1.959964) -> tuple[float, float] | 
     middle = (rate + z * z / (2 * tries)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries))
     return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def _since(since: datetime | None) -> list[ColumnElement[bool]]:
-    return [] if since is None else [Traffic.minute >= since]
 
 
 def _start(session: Session, step: Step) -> ColumnElement[str]:

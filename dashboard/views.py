@@ -6,7 +6,7 @@ Everything here that shows foreign text goes through `words.inert`. Nothing is s
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +16,6 @@ from PIL import Image
 from fastrm_monitor.dashboard import words
 from fastrm_monitor.dashboard.meanings import Feature
 from fastrm_monitor.dashboard.queries import CaseRow, CaseView
-from fastrm_monitor.dashboard.related import Related
 from fastrm_monitor.dashboard.style import STYLE
 from fastrm_monitor.overlay import colors
 
@@ -123,6 +122,19 @@ def confidence(view: CaseView) -> None:
     )
 
 
+def linked(line: Callable[[CaseRow], None], case: CaseRow) -> None:
+    """One line of a list, and beside it the way to the case's page."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        line(case)
+        st.page_link(
+            "screens/case.py",
+            label="Open",
+            icon=":material/arrow_forward:",
+            query_params={"case": case.case_id},
+            width="content",
+        )
+
+
 def row(case: CaseRow) -> None:
     """One line of a list: confidence, question, answer, why and when."""
     st.html(
@@ -134,7 +146,7 @@ def row(case: CaseRow) -> None:
     )
 
 
-def related(case: Related) -> None:
+def related(case: CaseRow) -> None:
     """One line of a list of cases about a same picture: question, answer, verdict and when."""
     st.html(
         f'<div class="frm-related"><div class="frm-line">{words.inert(words.plain(case.question))}</div>'

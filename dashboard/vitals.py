@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import ColumnElement, case, func, select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
+from fastrm_monitor.dashboard import traffic
 from fastrm_monitor.records.models import Case, DriftValue, Traffic
 
 Level = Literal["same", "look", "shifted"]
@@ -67,15 +68,11 @@ class DriftView:
 
 def servers(session: Session, since: datetime | None = None) -> list[ServerView]:
     """Every process that counted since a time, the last one heard first; `MOST_SERVERS` of them at most."""
-
-    def total(name: str) -> ColumnElement[float]:
-        return func.sum(case((Traffic.name == name, Traffic.value), else_=0.0))
-
     last = func.max(Traffic.minute)
     names = ("seen", "scored", "flagged", "stored", "dropped", "failed")
     query = (
-        select(Traffic.server, last, *map(total, names))
-        .where(*_since(since))
+        select(Traffic.server, last, *map(traffic.total, names))
+        .where(*traffic.later(since))
         .group_by(Traffic.server)
         .order_by(last.desc(), Traffic.server)
         .limit(MOST_SERVERS)
@@ -139,7 +136,3 @@ def drift(session: Session, since: datetime | None = None) -> list[DriftView]:
         for (server, model, feature), own in rows.items()
     ]
     return sorted(views, key=lambda one: (-one.at.timestamp(), one.server, one.feature != "confidence", one.feature))
-
-
-def _since(since: datetime | None) -> list[ColumnElement[bool]]:
-    return [] if since is None else [Traffic.minute >= since]

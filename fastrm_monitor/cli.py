@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib.util
 import json
-import os
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fastrm_monitor.config import DEFAULT_STORE, load_settings
+from fastrm_monitor import store_commands
+from fastrm_monitor.config import load_settings
 from fastrm_monitor.errors import DataError, FastRMError, MissingExtraError
+from fastrm_monitor.terminal import (
+    StoreOption,
+    console,
+    given_store,
+    make_folder,
+    one_of,
+    progress,
+    store_url,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from fastrm_monitor.lab.datasets.base import Dataset
@@ -29,13 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Reliability monitoring for vision-language models: a relevance heatmap and a confidence with every answer.",
 )
-db = typer.Typer(no_args_is_help=True, help="Look after the store.")
-app.add_typer(db, name="db")
-console = Console()
-
-StoreOption = Annotated[
-    str | None, typer.Option(help=f"SQLAlchemy URL of the store; default FASTRM_STORE, else {DEFAULT_STORE}.")
-]
+app.add_typer(store_commands.db, name="db")
 ModelOption = Annotated[str, typer.Option(help="Model folder, hub id, or 'embedded' for the small one in the package.")]
 _TAUGHT = "natural,prior_free,habit_free,varied"
 ProxyOption = Annotated[Path | None, typer.Option(help="Proxy folder; default FASTRM_PROXY, else the embedded one.")]
@@ -156,10 +157,10 @@ def distill(
     Example: fastrm-monitor distill --model llava-hf/llava-1.5-7b-hf --dataset vqav2 --questions Q.json
     --annotations A.json --images val2014 --output proxy
     """
-    _one_of("form", form, ("query-row", "self-attention"))
-    _one_of("targets", targets, ("centred", "soft", "hard"))
+    one_of("form", form, ("query-row", "self-attention"))
+    one_of("targets", targets, ("centred", "soft", "hard"))
     _need_lab("Distilling")
-    _make_folder(output)
+    make_folder(output)
     from fastrm_monitor.lab.datasets.options import choose
     from fastrm_monitor.lab.datasets.scene_set import TRAIN_SEED, VALIDATION_SEED, SceneSet
 
@@ -186,7 +187,7 @@ def distill(
         seed=seed,
     )
     where = cache or labels.default_cache()
-    with _progress() as bar:
+    with progress() as bar:
         made = labels.make_labels(asker, data, where, batch=batch, progress=bar)
         calibration = []
         if dataset == "scenes" and calibrate_pictures:
@@ -239,7 +240,7 @@ def evaluate(
     Example: fastrm-monitor evaluate --dataset scenes --pictures 300 --output report
     """
     _need_lab("Evaluating", "jinja2", "matplotlib")
-    _make_folder(output)
+    make_folder(output)
     from fastrm_monitor.lab.datasets.options import choose
     from fastrm_monitor.lab.datasets.scene_set import SceneSet
     from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
@@ -263,7 +264,7 @@ def evaluate(
     several = {"all": lab.SECTIONS, "none": ()}
     wanted = several[sections] if sections in several else tuple(_listed(sections))
     for one in wanted:
-        _one_of("sections", one, (*lab.SECTIONS, *several))
+        one_of("sections", one, (*lab.SECTIONS, *several))
     given = proxy or [_proxy_folder(None, model)]
     short = len({path.resolve().name for path in given}) == len(given)
     folders = {path.resolve().name if short else str(path): load_proxy(path) for path in given}
@@ -271,7 +272,7 @@ def evaluate(
     layout = layout_for(lvlm.config, processor)
     for folder in folders.values():
         anatomy_of(lvlm).check(folder)
-    with _progress() as bar:
+    with progress() as bar:
         work = lab.Evaluation(
             asker=ask.Asker(lvlm, processor, instruction),
             model=model,
@@ -288,8 +289,8 @@ def evaluate(
         task = bar.add_task("drawing", total=1)
         html = page(result, examples)
         bar.update(task, completed=1)
-    _write(output / "report.json", json.dumps(result, indent=1))
-    _write(output / "report.html", html)
+    write_text(output / "report.json", json.dumps(result, indent=1))
+    write_text(output / "report.html", html)
     print_report(result, console)
     console.print(f"written: {output / 'report.json'} and {output / 'report.html'}")
 
@@ -322,7 +323,7 @@ def dashboard(
     from fastrm_monitor.records.engine import check_exists
     from fastrm_monitor.records.store import Store
 
-    url = _store_url(store)
+    url = store_url(store)
     check_exists(url)
     Store(url).close()  # what is wrong with it is said here, not on a page
     raise typer.Exit(
@@ -339,181 +340,8 @@ def dashboard(
     )
 
 
-@app.command()
-def calibrate(
-    store: StoreOption = None,
-    proxy: Annotated[
-        Path | None, typer.Option(help="Calibrate for this proxy; default: that of the newest case.")
-    ] = None,
-    answers: Annotated[Path | None, typer.Option(help="What `export --all` wrote, instead of a store.")] = None,
-    flag_rate: Annotated[float | None, typer.Option(help="Flag that share of the traffic.")] = None,
-    precision: Annotated[float | None, typer.Option(help="At least that share of the flagged is wrong.")] = None,
-    risk: Annotated[float | None, typer.Option(help="At most that share of what is not flagged is wrong.")] = None,
-    confidence: Annotated[float, typer.Option(help="Of --precision and --risk.")] = 0.95,
-    publish: Annotated[bool, typer.Option("--publish", help="Running servers take it over.")] = False,
-    note: Annotated[str, typer.Option(help="Stored with what is published.")] = "",
-    output: Annotated[Path | None, typer.Option(help="Folder for calibration.json.")] = None,
-) -> None:
-    """Recalibrate the confidence on reviewers' verdicts and choose a threshold that can be defended.
-
-    Example: fastrm-monitor calibrate --store sqlite:///fastrm.db --risk 0.05 --publish
-    """
-    if any(importlib.util.find_spec(name) is None for name in ("scipy", "sklearn")):
-        raise MissingExtraError("Calibrating", "calibration")
-    from fastrm_monitor.calibration import answers as labelled
-    from fastrm_monitor.calibration.choice import calibrate as choose
-    from fastrm_monitor.calibration.printing import print_outcome
-    from fastrm_monitor.records.engine import check_exists
-    from fastrm_monitor.records.store import Store
-
-    ways = {"flag-rate": flag_rate, "precision": precision, "risk": risk}
-    given = [(name, value) for name, value in ways.items() if value]
-    if len(given) != 1:
-        raise FastRMError("Choose the threshold in one way: --flag-rate, --precision or --risk, above 0.")
-    version = None
-    if proxy is not None:
-        from fastrm_monitor.scoring.checkpoint import load_proxy
-
-        version = load_proxy(proxy).version
-    if answers is None or publish:
-        url = _store_url(store)
-        check_exists(url)
-    if answers is None:
-        with Store(url) as opened:
-            found = labelled.from_store(opened, proxy_version=version)
-    else:
-        from fastrm_monitor.lab.datasets.exported import read_rows
-
-        found = labelled.from_rows((row for _, row in read_rows(answers)), str(answers))
-        if version not in (None, found.proxy_version):
-            raise DataError(f"{answers} has answers of proxy {found.proxy_version}, and {proxy} is {version}.")
-    outcome = choose(found, *given[0], confidence)
-    print_outcome(found, outcome, console)
-    if answers is not None and found.labelled.all():
-        console.print("Warning: every answer is labelled; was this exported with --all? Else the weights are wrong.")
-    if output is not None:
-        _make_folder(output)
-        _write(output / "calibration.json", json.dumps(outcome.as_json(), indent=1))
-    if publish:
-        with Store(url) as opened:
-            number = outcome.publish(opened, getpass.getuser(), note)
-        console.print(f"published as policy {number}; running servers of {outcome.model} take it over", markup=False)
-
-
-@app.command()
-def export(
-    output: Annotated[Path, typer.Option(help="Folder to write; new, or empty.")],
-    store: StoreOption = None,
-    form: Annotated[str, typer.Option("--format", help="'jsonl', 'parquet' or 'datasets' (Hugging Face).")] = "jsonl",
-    labelled: Annotated[
-        bool, typer.Option("--labelled/--all", help="Cases with a verdict only, or all of them.")
-    ] = True,
-    since: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"], help="Answered then or later, UTC."),
-    ] = None,
-) -> None:
-    """Write cases with their verdicts, maps and pictures, for `distill`, `evaluate`, `calibrate` and other tools.
-
-    Example: fastrm-monitor export --store sqlite:///fastrm-demo/fastrm.db --all --output cases
-    """
-    from fastrm_monitor.records import export as records
-    from fastrm_monitor.records.engine import check_exists
-    from fastrm_monitor.records.store import Store
-
-    _one_of("format", form, records.FORMATS)
-    url = _store_url(store)
-    check_exists(url)
-    after = None if since is None else since.replace(tzinfo=UTC)
-    with Store(url) as opened, _progress() as bar:
-        task = bar.add_task("exporting", total=records.count(opened, labelled=labelled, since=after))
-        written = records.write(opened, output, form, labelled=labelled, since=after, wrote=lambda: bar.advance(task))
-    console.print(f"{written} cases written: {output / records.FILES[form]}", soft_wrap=True)
-
-
-@db.command("upgrade")
-def db_upgrade(store: StoreOption = None) -> None:
-    """Bring the store's schema to this version; makes it when the database is empty.
-
-    Example: fastrm-monitor db upgrade --store sqlite:///fastrm.db
-    """
-    from fastrm_monitor.records import schema
-
-    url = _store_url(store)
-    schema.upgrade(url)
-    console.print(f"The store's schema is at version {schema.current(url)}.")
-
-
-@db.command("check")
-def db_check(store: StoreOption = None) -> None:
-    """Say whether the store is whole, what it holds, and what waits beside it; exit code 1 when something is wrong.
-
-    Example: fastrm-monitor db check --store sqlite:///fastrm-demo/fastrm.db
-    """
-    from fastrm_monitor.records.check import check
-
-    right = True
-    for finding in check(_store_url(store), load_settings()):
-        style = None if finding.right else "red"
-        console.print(finding.text, style=style, markup=False, highlight=False, soft_wrap=True)
-        right = right and finding.right
-    console.print("OK" if right else "Not OK: see the red lines.", highlight=False)
-    raise typer.Exit(0 if right else 1)
-
-
-@db.command("purge")
-def db_purge(
-    store: StoreOption = None,
-    older_than: Annotated[
-        str | None, typer.Option(help="Delete what is older: 30d, 12h, 2w; traffic and drift too.")
-    ] = None,
-    case: Annotated[str | None, typer.Option(help="Delete this case.")] = None,
-    user_key: Annotated[str | None, typer.Option(help="Delete this user's cases, as the store has the key.")] = None,
-    keep_labelled: Annotated[
-        bool, typer.Option("--keep-labelled", help="With --older-than: keep cases that have a verdict.")
-    ] = False,
-    vacuum: Annotated[
-        bool, typer.Option("--vacuum", help="Give the space back, too; rewrites an SQLite file and holds up writers.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Delete cases with their pictures and reviews: by age, one case, or those of one user.
-
-    Example: fastrm-monitor db purge --older-than 30d --keep-labelled --yes
-    """
-    from fastrm_monitor.records import purge
-    from fastrm_monitor.records.check import spooled
-    from fastrm_monitor.records.engine import check_exists
-    from fastrm_monitor.records.store import Store
-
-    if sum(one is not None for one in (older_than, case, user_key)) != 1:
-        raise FastRMError("Say what to delete: one of --older-than AGE, --case ID and --user-key KEY.")
-    if keep_labelled and older_than is None:
-        raise FastRMError("--keep-labelled goes with --older-than: a case or a user is deleted as a whole.")
-    before = None if older_than is None else datetime.now(UTC) - purge.read_age(older_than)
-    selection = purge.Selection(before, case, user_key, keep_labelled)
-    url = _store_url(store)
-    check_exists(url)
-    with Store(url) as opened:
-        found = purge.count(opened, selection)
-        console.print(f"In {opened.safe_url}: {found}.", markup=False, highlight=False, soft_wrap=True)
-        if not yes:
-            typer.confirm("Delete this?", abort=True)
-        with _progress() as bar:
-            task = bar.add_task("deleting", total=found.cases)
-            done = purge.Counts()
-            for step in purge.purge(opened, selection):
-                done += step
-                bar.advance(task, step.cases)
-        purge.forget(opened, vacuum=vacuum)
-        waiting = spooled(opened, load_settings())
-        console.print(f"Deleted: {done}.", highlight=False, soft_wrap=True)
-        if opened.path is not None and done.cases and not vacuum:
-            console.print("The file keeps its size and reuses the space; --vacuum gives it back.", soft_wrap=True)
-        if waiting is not None and waiting.cases:
-            kept = "are left out when they are written" if before is None else "are written first; purge again then"
-            what = f"{waiting.cases} cases wait in {waiting.folder}: those to be deleted {kept}."
-            console.print(what, markup=False, highlight=False, soft_wrap=True)
+app.command()(store_commands.calibrate)
+app.command()(store_commands.export)
 
 
 @app.command()
@@ -529,7 +357,7 @@ def doctor(
     from fastrm_monitor.doctor import examine
     from fastrm_monitor.records.engine import check_exists
 
-    given = store or _given_store()
+    given = store or given_store()
     if given is not None:
         check_exists(given)
     healthy = examine(console, given, _proxy_folder(proxy, "embedded"), vllm=vllm)
@@ -539,28 +367,10 @@ def doctor(
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
-def _given_store() -> str | None:
-    given = load_settings().store
-    return given.get_secret_value() if given is not None else None
-
-
-def _store_url(store: str | None) -> str:
-    return store or _given_store() or DEFAULT_STORE
-
-
 def _need_lab(what: str, *more: str) -> None:
     """Say at once, not after hours of labelling, that the libraries are missing."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "scipy", "sklearn", *more)):
         raise MissingExtraError(what, "lab")
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise FastRMError(f"--output {path} cannot be written: {error.strerror}.") from None
 
 
 def _proxy_folder(proxy: Path | None, model: str) -> Path:
@@ -583,26 +393,6 @@ def _files(**given: Path | list[Path] | None) -> dict[str, list[Path]]:
 
 def _listed(text: str) -> list[str]:
     return [one.strip() for one in text.split(",")]
-
-
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise FastRMError(f"--{option} '{value}' is not known: choose {' or '.join(known)}.")
-
-
-def _progress() -> Progress:
-    from fastrm_monitor.lab import sharing
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not sharing.is_main())
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise FastRMError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _print_proxy(output: Path, config: Any) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from fastrm_monitor.lab.datasets.scenes import Scene, make_scene
 from fastrm_monitor.records.images import pack_map
 from fastrm_monitor.records.models import Case, CasePicture
+from fastrm_monitor.records.store import Store
 
 GRID = 8
 
@@ -92,6 +93,17 @@ def make_case() -> Callable[..., Case]:
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The store that the dashboard's pages open; see `tests.pages`."""
+    import streamlit
+
+    monkeypatch.setenv("FASTRM_STORE", store_url)
+    with Store(store_url) as opened:
+        yield opened
+    streamlit.cache_resource.clear()
 
 
 @pytest.fixture(scope="session")

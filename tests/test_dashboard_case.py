@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import streamlit
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
@@ -24,7 +23,7 @@ from streamlit.testing.v1 import AppTest
 from fastrm_monitor.config import load_settings
 from fastrm_monitor.dashboard import closer, views
 from fastrm_monitor.dashboard.meanings import Feature
-from fastrm_monitor.dashboard.related import Related
+from fastrm_monitor.dashboard.queries import CaseRow
 from fastrm_monitor.dashboard.serve import serve
 from fastrm_monitor.errors import FastRMError, ModelError
 from fastrm_monitor.lab import closer as lab
@@ -34,19 +33,11 @@ from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.scoring.confidence import LogisticConfidence
 from fastrm_monitor.types import RelevanceMap
-from tests.test_dashboard_pages import CASE, QUEUE, opened, press, press_twice, ran, sent, shown
+from tests.pages import CASE, QUEUE, opened, press, ran, sent, shown
+from tests.test_dashboard_pages import press_twice
 from tests.test_dashboard_words import MARKUP, read
 
 Make = Callable[..., Case]
-
-
-@pytest.fixture
-def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The store that the pages open."""
-    monkeypatch.setenv("FASTRM_STORE", store_url)
-    with Store(store_url) as opened_store:
-        yield opened_store
-    streamlit.cache_resource.clear()
 
 
 @pytest.fixture
@@ -196,7 +187,7 @@ def test_pieces_of_the_page_are_inert(text: str, monkeypatch: pytest.MonkeyPatch
 
     def draw(foreign: str) -> list[str]:
         written.clear()
-        views.related(Related("id", datetime.now(UTC), foreign, foreign, 0.5, True, foreign))
+        views.related(CaseRow("id", datetime.now(UTC), foreign, foreign, 0.5, True, None, True, None, foreign))
         views.features([Feature(foreign, foreign, 1.0, foreign, -1.0), Feature(foreign, "title", 1.0, "", None)])
         views.quiet(foreign)
         views.said([foreign, foreign])

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-import streamlit
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from fastrm_monitor import dashboard
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import claims
 from fastrm_monitor.records.models import Case, Claim
 from fastrm_monitor.records.store import Store
-
-APP = Path(dashboard.__file__).with_name("app.py")
-QUEUE, CASE = "screens/queue.py", "screens/case.py"
-
-
-@pytest.fixture
-def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The store that the pages open."""
-    monkeypatch.setenv("FASTRM_STORE", store_url)
-    with Store(store_url) as opened:
-        yield opened
-    streamlit.cache_resource.clear()
+from tests.pages import CASE, QUEUE, opened, press, ran, sent
 
 
 @pytest.fixture
@@ -37,32 +23,9 @@ def three(store: Store, make_case: Callable[..., Case]) -> list[str]:
     return [case.case_id for case in cases]
 
 
-def ran(at: AppTest) -> AppTest:
-    at.run()
-    assert [error.value for error in at.exception] == []
-    return at
-
-
-def opened(page: str = QUEUE, **parameters: str) -> AppTest:
-    at = AppTest.from_file(str(APP), default_timeout=60)
-    for name, value in parameters.items():
-        at.query_params[name] = value
-    at.switch_page(page)
-    return ran(at)
-
-
-def press(at: AppTest, key: str) -> AppTest:
-    at.button(key=key).click()
-    return ran(at)
-
-
 def at_hand(at: AppTest) -> str:
     (button,) = [button for button in at.button if button.label == "Correct"]
     return str(button.key).removeprefix("verdict-correct-")
-
-
-def sent(at: AppTest) -> str:
-    return "\n".join(str(getattr(part, "proto", "")) for part in at._tree)
 
 
 def claimed(store: Store) -> list[str]:
@@ -74,8 +37,8 @@ def claimed(store: Store) -> list[str]:
 
 def test_two_sessions_get_different_cases(store: Store, three: list[str]) -> None:
     """Who comes second gets the second case, and the list tells where the first is."""
-    first = opened()
-    second = opened()
+    first = opened(QUEUE)
+    second = opened(QUEUE)
     assert [at_hand(first), at_hand(second)] == three[:2]
     assert claimed(store) == three[:2]
     verdicts = list(second.dataframe[0].value["Verdict"])
@@ -84,8 +47,8 @@ def test_two_sessions_get_different_cases(store: Store, three: list[str]) -> Non
 
 def test_verdict_skips_what_another_is_at(store: Store, three: list[str]) -> None:
     """After a verdict comes the next case that nobody is at, and the labelled one is let go."""
-    first = opened()
-    opened()
+    first = opened(QUEUE)
+    opened(QUEUE)
     press(first, f"verdict-wrong-{three[0]}")
     assert at_hand(first) == three[2]
     assert claimed(store) == three[1:]
@@ -93,8 +56,8 @@ def test_verdict_skips_what_another_is_at(store: Store, three: list[str]) -> Non
 
 def test_next_skips_what_another_is_at(store: Store, three: list[str]) -> None:
     """Next passes over the case of another session, and lets go of the one before."""
-    first = opened()
-    opened()
+    first = opened(QUEUE)
+    opened(QUEUE)
     assert at_hand(press(first, "next")) == three[2]
     assert claimed(store) == three[1:]
 
@@ -104,7 +67,7 @@ def test_others_at_every_case(store: Store, three: list[str]) -> None:
     tokens = [f"tab-{number}" for number in range(3)]
     for case_id, token in zip(three, tokens, strict=True):
         claims.claim(store, case_id, "Ana", token)
-    late = opened()
+    late = opened(QUEUE)
     assert "Others are at the rest" in sent(late)
     claims.release(store, tokens[1])
     assert at_hand(press(late, "again")) == three[1]
@@ -123,12 +86,12 @@ def test_who_is_at_a_case(store: Store, three: list[str], page: str) -> None:
 
 def test_own_case_says_nothing(store: Store, three: list[str]) -> None:
     """Nobody is told of themselves."""
-    assert "is looking at this case" not in sent(opened())
+    assert "is looking at this case" not in sent(opened(QUEUE))
 
 
 def test_leaving_the_queue_lets_go(store: Store, three: list[str]) -> None:
     """On another page of the dashboard one is at no case."""
-    at = opened()
+    at = opened(QUEUE)
     assert claimed(store) == three[:1]
     at.switch_page("screens/overview.py")
     ran(at)
@@ -138,7 +101,7 @@ def test_leaving_the_queue_lets_go(store: Store, three: list[str]) -> None:
 def test_read_only_claims_nothing(store: Store, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Who cannot label takes no case away from others."""
     monkeypatch.setenv("FASTRM_READ_ONLY", "true")
-    opened()
+    opened(QUEUE)
     assert claimed(store) == []
 
 
@@ -150,7 +113,7 @@ def test_claim_that_cannot_be_written(store: Store, three: list[str], monkeypatc
 
     monkeypatch.setattr(claims, "claim", fail)
     monkeypatch.setattr(claims, "release", fail)
-    at = opened()
+    at = opened(QUEUE)
     assert at_hand(at) == three[0]
     press(at, f"verdict-wrong-{three[0]}")
     assert at_hand(at) == three[1]
@@ -160,6 +123,6 @@ def test_claim_that_cannot_be_written(store: Store, three: list[str], monkeypatc
 
 def test_most_informative_first(store: Store, three: list[str]) -> None:
     """That order begins with the case whose verdict would teach most."""
-    at = opened()
+    at = opened(QUEUE)
     at.selectbox(key="order").select("interest")
     assert at_hand(ran(at)) == three[2]

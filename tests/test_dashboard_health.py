@@ -8,21 +8,19 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import streamlit
 from streamlit.testing.v1 import AppTest
 
-from fastrm_monitor import dashboard
 from fastrm_monitor.dashboard import charts, vitals
 from fastrm_monitor.drift.watch import Drift
 from fastrm_monitor.records import export
 from fastrm_monitor.records.drift import add_drift
 from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
+from tests.pages import HEALTH, opened, shown
 
-APP = Path(dashboard.__file__).with_name("app.py")
 NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 OLD = NOW - timedelta(hours=2)
 
@@ -30,32 +28,10 @@ Make = Callable[..., Case]
 
 
 @pytest.fixture
-def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The store that the pages open."""
-    monkeypatch.setenv("FASTRM_STORE", store_url)
-    with Store(store_url) as opened:
-        yield opened
-    streamlit.cache_resource.clear()
-
-
-@pytest.fixture
 def either(any_store_url: str) -> Iterator[Store]:
     """A store on SQLite, then one on PostgreSQL."""
     with Store(any_store_url) as opened:
         yield opened
-
-
-def opened(**parameters: str) -> AppTest:
-    at = AppTest.from_file(str(APP), default_timeout=60)
-    for name, value in parameters.items():
-        at.query_params[name] = value
-    at.switch_page("screens/health.py").run()
-    assert [error.value for error in at.exception] == []
-    return at
-
-
-def shown(at: AppTest) -> str:
-    return "\n".join(part.proto.body for part in at.get("html") if not part.proto.body.startswith("<style"))
 
 
 def numbers(at: AppTest) -> dict[str, str]:
@@ -161,7 +137,7 @@ def test_bars_of_the_latency() -> None:
 
 def test_empty_store(store: Store) -> None:
     """Without any server the page says so, and claims neither that all is well nor that something drifts."""
-    at = opened()
+    at = opened(HEALTH)
     page = shown(at)
     assert "No server has reported" in page
     assert "No window yet" in page
@@ -181,7 +157,7 @@ def test_every_answer_is_accounted_for(store: Store) -> None:
         (NOW, "failed", "telemetry", 4),
     ]
     store.add_traffic("host:1", rows)
-    at = opened()
+    at = opened(HEALTH)
     assert numbers(at) == {
         "Answers seen": "100",
         "Scored": "90",
@@ -198,7 +174,7 @@ def test_every_answer_is_accounted_for(store: Store) -> None:
 def test_quiet_server_and_hostile_name(store: Store) -> None:
     """A server that has been silent is called quiet, not dead; its name is shown and never obeyed."""
     store.add_traffic("<b>host</b>", [(OLD, "seen", "", 1)])
-    page = shown(opened())
+    page = shown(opened(HEALTH))
     assert "Quiet, 2 h ago" in page
     assert "<b>host</b>" not in page
     assert "&lt;b&gt;host&lt;/b&gt;" in page
@@ -208,10 +184,10 @@ def test_scoring_times_say_how_many(store: Store, make_case: Make) -> None:
     """Percentiles stand beside the number of answers; without a random sample the page says what is missing."""
     store.add_traffic("host:1", [(NOW, "seen", "", 1)])
     store.add([make_case(0, scoring_seconds=7.0)])
-    assert "FASTRM_SAMPLE_RATE" in shown(opened())
+    assert "FASTRM_SAMPLE_RATE" in shown(opened(HEALTH))
     store.add([make_case(n, sampled=True, scoring_seconds=0.001 * n, created_at=NOW) for n in range(1, 101)])
     streamlit.cache_resource.clear()
-    page = shown(opened())
+    page = shown(opened(HEALTH))
     assert "n = 100" in page
     assert "median 50 ms · 95 % 95 ms · 99 % 99 ms" in page
 
@@ -220,7 +196,7 @@ def test_drift_in_words_and_shapes(store: Store) -> None:
     """Each level has a name and a symbol of its own, and each number the answers that it rests on."""
     found = [drifted("confidence", 0.0, 0.0), drifted("area", 1.0, 0.2), drifted("map_entropy", 1.0, 0.01)]
     add_drift(store, "host:1", "llava", found, NOW)
-    page = shown(opened())
+    page = shown(opened(HEALTH))
     for said in ("Shifted", "Look", "As the reference", "report", "change_history", "check_circle", "&lt; 0.001"):
         assert said in page
     assert page.count("321") == 3
@@ -229,7 +205,7 @@ def test_drift_in_words_and_shapes(store: Store) -> None:
 def test_all_statistics_of_the_watch_are_shown(store: Store) -> None:
     """The page has a column for each statistic that servers write."""
     add_drift(store, "host:1", "llava", [drifted("confidence", 0.5, 0.015625)], NOW)
-    page = shown(opened())
+    page = shown(opened(HEALTH))
     assert [value in page for value in ("0.250", "0.500", "0.016", "0.062")] == [True] * 4
 
 
@@ -239,10 +215,10 @@ def test_all_statistics_of_the_watch_are_shown(store: Store) -> None:
 def test_export_button(store: Store, make_case: Make) -> None:
     """What the button hands out has every labelled case and its picture."""
     store.add([make_case(0), make_case(1)])
-    assert "can be taken out here" in shown(opened())
+    assert "can be taken out here" in shown(opened(HEALTH))
     store.review(make_case(1).case_id, "wrong", "ann", "a note")
     streamlit.cache_resource.clear()
-    at = opened()
+    at = opened(HEALTH)
     assert "1 with a verdict" in shown(at)
     assert [one.proto.label for one in at.get("download_button")] == ["Export as JSON lines with pictures"]
     with zipfile.ZipFile(io.BytesIO(export.zipped(store))) as archive:
@@ -258,14 +234,14 @@ def test_too_many_for_the_button(store: Store, make_case: Make, monkeypatch: pyt
     for case in cases:
         store.review(case.case_id, "correct", "ann")
     monkeypatch.setattr(export, "picture_bytes", lambda store: 2**40)
-    at = opened()
+    at = opened(HEALTH)
     assert [one.value for one in at.code] == ["fastrm-monitor export --output cases"]
     assert list(at.get("download_button")) == []
 
 
 def test_store_that_fails(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that goes away is one sentence on the page, and no traceback."""
-    opened()
+    opened(HEALTH)
     streamlit.cache_resource.clear()
     monkeypatch.setenv("FASTRM_STORE", "sqlite:////nowhere/at/all.db")
-    assert "/nowhere/at" in shown(opened())
+    assert "/nowhere/at" in shown(opened(HEALTH))

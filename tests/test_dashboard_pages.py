@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,15 @@ from sqlalchemy.engine import Engine
 from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 
-from fastrm_monitor import dashboard
 from fastrm_monitor.dashboard import queries
 from fastrm_monitor.dashboard.queries import CaseView, Queue
 from fastrm_monitor.records.models import Case, Claim, Review
 from fastrm_monitor.records.store import Store
+from tests.pages import APP, CASE, QUEUE, opened, press, ran, sent, shown
 
-APP = Path(dashboard.__file__).with_name("app.py")
-QUEUE, CASE = "screens/queue.py", "screens/case.py"
 MINUTE = datetime.now(UTC) - timedelta(hours=2)
 
 Make = Callable[..., Case]
-
-
-@pytest.fixture
-def store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """The store that the pages open."""
-    monkeypatch.setenv("FASTRM_STORE", store_url)
-    with Store(store_url) as opened:
-        yield opened
-    streamlit.cache_resource.clear()
 
 
 @pytest.fixture
@@ -44,37 +33,6 @@ def three(store: Store, make_case: Make) -> list[str]:
     cases = [make_case(number) for number in range(3)]
     store.add(cases)
     return [case.case_id for case in cases]
-
-
-def opened(page: str = "", **parameters: str) -> AppTest:
-    """A page as a new session sees it; fails when it shows an error that nobody foresaw."""
-    at = AppTest.from_file(str(APP), default_timeout=60)
-    for name, value in parameters.items():
-        at.query_params[name] = value
-    if page:
-        at.switch_page(page)
-    return ran(at)
-
-
-def ran(at: AppTest) -> AppTest:
-    at.run()
-    assert [error.value for error in at.exception] == []
-    return at
-
-
-def shown(at: AppTest) -> str:
-    """The HTML that the pages make themselves."""
-    return "\n".join(part.proto.body for part in at.get("html") if not part.proto.body.startswith("<style"))
-
-
-def sent(at: AppTest) -> str:
-    """Everything that goes to the browser, sidebar included."""
-    return "\n".join(str(getattr(part, "proto", "")) for part in at._tree)
-
-
-def press(at: AppTest, key: str) -> AppTest:
-    at.button(key=key).click()
-    return ran(at)
 
 
 def undo_button(at: AppTest) -> Any:

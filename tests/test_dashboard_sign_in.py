@@ -15,18 +15,17 @@ from typing import Any
 import pytest
 import streamlit
 from sqlalchemy import select
-from streamlit.testing.v1 import AppTest
 
-from fastrm_monitor import cli, dashboard
+from fastrm_monitor import cli
 from fastrm_monitor.dashboard import access, serve, state
 from fastrm_monitor.dashboard.providers import read_providers
 from fastrm_monitor.errors import FastRMError, MissingExtraError
 from fastrm_monitor.records.models import Case, Review
 from fastrm_monitor.records.store import Store
 from tests.oidc import Provider
+from tests.pages import QUEUE, opened
 from tests.test_browser import WAIT, Page, shots  # noqa: F401 - a fixture
 
-APP = Path(dashboard.__file__).with_name("app.py")
 GOOD = """[auth]
 redirect_uri = "https://host/oauth2callback"
 cookie_secret = "0123456789abcdef0123456789abcdef"
@@ -144,22 +143,17 @@ def test_name_is_what_the_provider_says(
     assert (access.name(), access.admits()) == (name, name is not None)
 
 
-def test_signed_in(store_url: str, make_case: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signed_in(store: Store, make_case: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who signed in sees the pages, cannot write another name beside verdicts, and may sign out."""
-    monkeypatch.setenv("FASTRM_STORE", store_url)
     monkeypatch.setenv("FASTRM_AUTH", "secrets.toml")
     monkeypatch.setattr(streamlit, "user", {"is_logged_in": True, "email": "ann@example.org"})
-    with Store(store_url) as store:
-        store.add([make_case(0)])
-    at = AppTest.from_file(str(APP), default_timeout=60)
-    at.switch_page("screens/queue.py").run()
-    assert [error.value for error in at.exception] == []
+    store.add([make_case(0)])
+    at = opened(QUEUE)
     assert any("ann@example.org" in part.proto.body for part in at.get("html"))
     assert [box for box in at.text_input if box.label == "Reviewer"] == []
     assert [button.label for button in at.button if button.key == "sign-out"] == ["Sign out"]
     at.session_state["reviewer"] = "somebody else"
     assert state.reviewer() == "ann@example.org"
-    streamlit.cache_resource.clear()
 
 
 # --- in the browser --------------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import streamlit as st
 
 from fastrm_monitor.config import load_settings
 from fastrm_monitor.dashboard import closer, meanings, pictures, queries, related, review, state, views, words
-from fastrm_monitor.dashboard.queries import CaseView
-from fastrm_monitor.dashboard.related import Related
+from fastrm_monitor.dashboard.queries import CaseRow, CaseView
 from fastrm_monitor.demo import PROXY_FOLDER
 
 RELATED = 6  # other cases about the same picture that are listed
@@ -107,21 +106,13 @@ def _reviews(view: CaseView) -> None:
     st.html(words.table(("When", "Who", "Verdict", "Note"), rows))
 
 
-def _related(others: list[Related], more: bool) -> None:
+def _related(others: list[CaseRow], more: bool) -> None:
     views.section("Asked about the same picture")
     if not others:
         views.quiet("No other stored case has this picture.")
         return
     for one in others:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            views.related(one)
-            st.page_link(
-                "screens/case.py",
-                label="Open",
-                icon=":material/arrow_forward:",
-                query_params={"case": one.case_id},
-                width="content",
-            )
+        views.linked(views.related, one)
     if more:
         views.quiet(f"These are the newest {len(others)}; there are more.")
 

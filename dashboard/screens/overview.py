@@ -129,15 +129,7 @@ def _newest(rows: list[CaseRow]) -> None:
     if not rows:
         views.empty("flag", "Nothing flagged", "Flagged answers are listed here, newest first.")
     for row in rows:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            views.row(row)
-            st.page_link(
-                "screens/case.py",
-                label="Open",
-                icon=":material/arrow_forward:",
-                query_params={"case": row.case_id},
-                width="content",
-            )
+        views.linked(views.row, row)
 
 
 page()

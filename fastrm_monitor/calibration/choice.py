@@ -24,7 +24,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _LEAST_UNFLAGGED = 10
 _DOUBT = 0.01  # p value below which labelled answers are not taken for a random part
 _COMPARED = 20  # answers on each side that such a comparison needs
-_WIDTH = 0.02  # half width of the interval that "labels needed" is said for
+HALF_WIDTH = 0.02
+"""Of the interval of the ECE that "labels needed" is said for."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Outcome:
             note=note,
         )
 
+    @property
+    def labels_needed(self) -> int | None:
+        """About how many labels make the interval of the ECE so narrow; None where it has none."""
+        return labels_needed(self.fit.after.ece, self.fit.n, HALF_WIDTH)
+
     def as_json(self) -> dict[str, Any]:
         """Everything, for a file."""
         return {
@@ -72,7 +78,7 @@ class Outcome:
             "pictures": self.fit.pictures,
             "before": asdict(self.fit.before),
             "after_held_out": asdict(self.fit.after),
-            "labels_needed_for_ece_within_0.02": labels_needed(self.fit.after.ece, self.fit.n, _WIDTH),
+            f"labels_needed_for_ece_within_{HALF_WIDTH}": self.labels_needed,
             "chosen": self.chosen,
         }
 

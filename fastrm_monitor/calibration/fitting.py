@@ -8,7 +8,8 @@ import numpy as np
 
 from fastrm_monitor.calibration.answers import Answers
 from fastrm_monitor.errors import DataError
-from fastrm_monitor.lab.intervals import Draws
+from fastrm_monitor.lab.intervals import Draws, interval
+from fastrm_monitor.scoring.confidence import log_odds
 from fastrm_monitor.scoring.recalibration import Recalibration
 
 LEAST = 50
@@ -19,7 +20,6 @@ MANY = 1000
 """Labelled answers from which isotonic regression is fitted in place of Platt's line; with fewer it overfits."""
 BINS = 10
 _FOLDS = 5
-_EDGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,8 @@ def labels_needed(estimate: Estimate, n: int, half_width: float) -> int | None:
 
 
 def _interval(drawn: np.ndarray, draws: Draws) -> tuple[float, float] | None:
-    finite = drawn[np.isfinite(drawn)]
-    if not draws.enough or not len(finite):
-        return None
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return float(low), float(high)
+    found = interval(drawn) if draws.enough else None
+    return None if found is None else (found[0], found[1])
 
 
 def _fit(score: np.ndarray, right: np.ndarray, weight: np.ndarray, method: str) -> Recalibration:
@@ -169,8 +166,7 @@ def _fit(score: np.ndarray, right: np.ndarray, weight: np.ndarray, method: str) 
         return Recalibration(knots=tuple(sorted(knots.items())))
     from sklearn.linear_model import LogisticRegression
 
-    p = np.clip(score, _EDGE, 1 - _EDGE)
-    odds = np.log(p / (1 - p))
+    odds = np.array([log_odds(float(one)) for one in score])
     line = LogisticRegression(C=1e6, max_iter=2000).fit(odds[:, None], right, sample_weight=weight / weight.mean())
     slope = max(float(line.coef_[0, 0]), 1e-3)  # the order is not the labels' to turn
     return Recalibration(slope=slope, intercept=float(line.intercept_[0]))

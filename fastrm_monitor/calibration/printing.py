@@ -6,10 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fastrm_monitor.calibration.answers import Answers
-from fastrm_monitor.calibration.choice import Outcome
-from fastrm_monitor.calibration.fitting import Estimate, labels_needed
-
-_HALF_WIDTH = 0.02
+from fastrm_monitor.calibration.choice import HALF_WIDTH, Outcome
+from fastrm_monitor.calibration.fitting import Estimate
 
 
 def print_outcome(answers: Answers, outcome: Outcome, console: Console) -> None:
@@ -30,9 +28,9 @@ def print_outcome(answers: Answers, outcome: Outcome, console: Console) -> None:
         before, after = getattr(fit.before, name), getattr(fit.after, name)
         table.add_row({"ece": "ECE", "brier": "Brier"}[name], _shown(before), _shown(after))
     console.print(table)
-    needed = labels_needed(fit.after.ece, fit.n, _HALF_WIDTH)
+    needed = outcome.labels_needed
     if needed is not None:
-        console.print(f"labels needed for ECE within {_HALF_WIDTH}: about {max(needed, fit.n)}")
+        console.print(f"labels needed for ECE within {HALF_WIDTH}: about {max(needed, fit.n)}")
     low, high = chosen["flagged_share_ci95"]
     console.print(
         f"threshold {outcome.threshold:.4f} ({chosen['method']} {chosen['target']:.3g}); it would have flagged "

@@ -10,9 +10,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, delete, exists, literal, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from fastrm_monitor.records.engine import insert_into
 from fastrm_monitor.records.models import Case, Claim, UTCDateTime
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.text import clean_text
@@ -42,7 +42,7 @@ def claim(store: Store, case_id: str, reviewer: str, session: str, now: datetime
     now = now or datetime.now(UTC)
     with store.session(write=True, patience=_PATIENCE) as open_session:
         connection = open_session.connection()
-        insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(Claim)
+        insert = insert_into(connection.dialect, Claim)
         key = select(Case.id).where(Case.case_id == clean_text(case_id)).scalar_subquery()
         connection.execute(delete(Claim).where(Claim.session == session, Claim.case_key != key))
         values = select(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, NullPool, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -141,6 +142,11 @@ def check_exists(text: str) -> None:
             f"There is no store at {safe_url(url)}: check the path, serve with it first, or make it with "
             "`fastrm-monitor db upgrade`."
         )
+
+
+def insert_into(dialect: Dialect, table: Any) -> Any:
+    """An INSERT that knows `ON CONFLICT`, which both databases write alike and SQLAlchemy has once for each."""
+    return (postgresql if dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def open_engine(url: URL, *, impatient: bool = False) -> Engine:

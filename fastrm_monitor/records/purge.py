@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, func, select, text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from fastrm_monitor.errors import FastRMError
+from fastrm_monitor.records.engine import insert_into
 from fastrm_monitor.records.models import Case, CasePicture, DriftValue, Purge, Review, Traffic
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.text import clean_text, digest_of
@@ -153,10 +153,10 @@ def _remember(store: Store, selection: Selection, patience: float | None) -> Non
         kind, value = "user", clean_text(selection.user_key or "", 255)
     row = {"kind": kind, "digest": digest_of(value), "purged_at": datetime.now(UTC)}
     with store.session(write=True, patience=patience) as session:
-        engine = session.get_bind().dialect.name
-        if engine == "postgresql":  # whoever is writing cases has read `purges` already: wait until they are there
+        dialect = session.get_bind().dialect
+        if dialect.name == "postgresql":  # who is writing cases has read `purges` already: wait until they are there
             session.execute(text("LOCK TABLE purges IN EXCLUSIVE MODE"))
-        insert = (postgresql if engine == "postgresql" else sqlite).insert(Purge)
+        insert = insert_into(dialect, Purge)
         session.execute(
             insert.on_conflict_do_update(
                 index_elements=[Purge.kind, Purge.digest], set_={"purged_at": insert.excluded.purged_at}

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from fastrm_monitor.guard import log_once, logger
+from fastrm_monitor.records.engine import insert_into
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.records.models import Traffic
 from fastrm_monitor.records.purge import Counts, Selection, purge
@@ -135,7 +135,7 @@ def _compact_hour(store: Store, hour: datetime, patience: float | None) -> None:
             sums[server, name, reason] = sums.get((server, name, reason), 0.0) + value
         if not sums:  # another server was faster
             return
-        insert = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(Traffic)
+        insert = insert_into(session.get_bind().dialect, Traffic)
         upsert = insert.on_conflict_do_update(
             index_elements=[Traffic.server, Traffic.minute, Traffic.name, Traffic.reason],
             set_={"value": Traffic.value + insert.excluded.value},

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Connection, func, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -26,6 +25,7 @@ from fastrm_monitor.records.engine import (
     check_writable,
     file_of,
     for_writing,
+    insert_into,
     one_sentence,
     open_engine,
     read_url,
@@ -33,7 +33,7 @@ from fastrm_monitor.records.engine import (
     usable,
 )
 from fastrm_monitor.records.forks import TRANSACTIONS, renew_in_child
-from fastrm_monitor.records.models import VERDICTS, Base, Case, CasePicture, Purge, Review, Traffic
+from fastrm_monitor.records.models import VERDICTS, Case, CasePicture, Purge, Review, Traffic
 from fastrm_monitor.records.text import clean_text, digest_of
 
 
@@ -190,7 +190,7 @@ class Store:
                 rows.pop(case_id, None)
             if not rows:
                 return 0
-            insert = self._insert(Case).on_conflict_do_nothing(index_elements=[Case.case_id])
+            insert = insert_into(self._engine.dialect, Case).on_conflict_do_nothing(index_elements=[Case.case_id])
             new = connection.execute(insert.returning(Case.id, Case.case_id), list(rows.values())).all()
             keys = {case_id: key for key, case_id in new}
             pictures = []
@@ -199,7 +199,7 @@ class Store:
                 if key is not None:
                     pictures += [{**_row(picture), "case_key": key} for picture in case.pictures]
             if pictures:
-                connection.execute(self._insert(CasePicture), pictures)
+                connection.execute(insert_into(self._engine.dialect, CasePicture), pictures)
             return len(new)
 
     def _purged(self, connection: Connection, cases: Sequence[Case]) -> list[str]:
@@ -225,9 +225,6 @@ class Store:
             )
         ]
 
-    def _insert(self, table: type[Base]) -> Any:
-        return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)
-
     def add_traffic(self, server: str, rows: Sequence[TrafficRow], patience: float | None = None) -> None:
         """Write counts, all or none; where a larger one is there already, it stays, so that writing again is harmless.
 
@@ -245,7 +242,7 @@ class Store:
             sums[key] = sums.get(key, 0.0) + value
         if not sums:
             return
-        insert = self._insert(Traffic)
+        insert = insert_into(self._engine.dialect, Traffic)
         upsert = insert.on_conflict_do_update(
             index_elements=[Traffic.server, Traffic.minute, Traffic.name, Traffic.reason],
             set_={"value": insert.excluded.value},

@@ -87,6 +87,12 @@ class LogisticConfidence:
         (folder / "confidence.json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
+def log_odds(probability: float) -> float:
+    """The log odds; probabilities nearer to 0 or 1 than a millionth are taken for that far."""
+    p = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(p / (1 - p))
+
+
 def logistic(logit: float) -> float:
     """The probability of log odds."""
     return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
@@ -95,8 +101,7 @@ def logistic(logit: float) -> float:
 def transform(name: str, value: float) -> float:
     """Probabilities enter the logistic model as log odds, everything else as it is."""
     if name in _PROBABILITIES:
-        p = min(max(value, 1e-6), 1 - 1e-6)
-        return math.log(p / (1 - p))
+        return log_odds(value)
     return value
 
 

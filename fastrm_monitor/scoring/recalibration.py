@@ -14,13 +14,12 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from fastrm_monitor.errors import DataError
-from fastrm_monitor.scoring.confidence import logistic
+from fastrm_monitor.scoring.confidence import log_odds, logistic
 
 Source = Literal["calibrated", "token_probability", "map_entropy"]
 """What a score is: the proxy folder's calibrated confidence, or what stands in for it where there is none."""
 SOURCES: tuple[Source, ...] = get_args(Source)
 
-_EDGE = 1e-6  # probabilities nearer to 0 or 1 are taken for that far
 _TILT = 1e-3  # of the score itself in the steps, so that they are strictly increasing
 _MOST_KNOTS = 10_000
 
@@ -59,8 +58,7 @@ class Recalibration:
     def __call__(self, score: float) -> float:
         """The probability of being right."""
         if not self.knots:
-            p = min(max(score, _EDGE), 1 - _EDGE)
-            return logistic(self.slope * math.log(p / (1 - p)) + self.intercept)
+            return logistic(self.slope * log_odds(score) + self.intercept)
         return (1 - _TILT) * self._between(score) + _TILT * min(max(score, 0.0), 1.0)
 
     def _between(self, score: float) -> float:
