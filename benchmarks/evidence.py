@@ -33,6 +33,7 @@ from fastrm_monitor.lab.distill import Recipe, asked_patches, predict, split_by_
 from fastrm_monitor.lab.fidelity import FidelityDraws, fidelity
 from fastrm_monitor.lab.intervals import Draws
 from fastrm_monitor.lab.labels import Labels, default_cache, make_labels
+from fastrm_monitor.scoring.entropy import MAP_FEATURES
 from fastrm_monitor.scoring.patches import PatchLayout, layout_for
 from fastrm_monitor.scoring.proxy import Proxy
 
@@ -60,7 +61,6 @@ GROUPS = {
     "P(IK)": ("p_ik",),
     "grounding": ("grounding",),
     "evidence": ("evidence",),
-    "the map's shape": ("map_entropy", "patch_entropy", "map_mass", "map_max", "map_area", "map_spread"),
 }
 
 
@@ -214,6 +214,7 @@ def confidence(bench: Bench, proxy: Proxy, held: Sequence[Held]) -> None:
     bench.report.table("AUROC: what the questions beside the traffic cost and gain", ("score", *kinds), rows)
     rows = []
     fitted("all features", probe)
+    fitted("with the map's shape", probe, (*CONFIDENCE_FEATURES, *MAP_FEATURES))
     for name, group in GROUPS.items():
         fitted(f"without {name}", probe, tuple(one for one in CONFIDENCE_FEATURES if one not in group))
     bench.report.table("AUROC: what each feature earns (traffic 70 % of the weight)", ("features", *kinds), rows)
