@@ -52,10 +52,10 @@ bench-store: $(VENV)/test.stamp  ## The dashboard's queries with a million cases
 	$(BIN)/python benchmarks/store.py --output docs/results/store.md
 
 bench-vllm: $(VLLM)/test.stamp  ## What monitoring costs vLLM, side by side in one run
-	$(WITH_VLLM) $(VLLM)/bin/python benchmarks/serving.py
+	$(WITH_VLLM) $(VLLM)/bin/python -m benchmarks.serving
 
 bench-decode: $(VENV)/test.stamp  ## What a decode step of a 7B shape pays, and its memory: on a GPU, else a small shape
-	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python -m benchmarks.decode
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) $(VLLM) build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis fastrm-demo

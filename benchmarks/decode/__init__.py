@@ -1,0 +1,1 @@
+"""What monitoring adds to a decode step: `python -m benchmarks.decode`."""

@@ -1,0 +1,1 @@
+"""What monitoring costs a vLLM server: `python -m benchmarks.serving`."""
