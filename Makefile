@@ -9,7 +9,7 @@ AXE := 4.14.1
 VLLM := .venv-vllm
 WITH_VLLM := PYTHONPATH=$(CURDIR)/tests/with_vllm/site:$(CURDIR)
 
-.PHONY: demo test test-vllm check format bench evidence sizes faults bench-store bench-vllm bench-decode clean
+.PHONY: demo test test-vllm check format bench evidence sizes loop faults bench-store reviewer bench-vllm bench-decode fuzz clean
 
 demo: $(VENV)/demo.stamp  ## Serve real requests through the embedded model, then open the dashboard (OPEN=0: do not)
 	$(BIN)/fastrm-monitor demo $(if $(filter 0,$(OPEN)),--no-open,--open)
@@ -39,17 +39,29 @@ format: $(VENV)/test.stamp  ## Format and mend what can be mended
 bench: $(VENV)/test.stamp  ## What monitoring costs, side by side in one run
 	$(BIN)/python benchmarks/overhead.py
 
-evidence: $(VENV)/test.stamp  ## Proxies, features and amounts of training compared, from nothing
+evidence: $(VENV)/test.stamp  ## Every number of docs/evidence.md: proxies, features and amounts compared; then the shipped proxy
 	$(BIN)/python benchmarks/evidence.py
+	rm -rf build/evidence
+	$(BIN)/fastrm-monitor evaluate --output build/evidence
 
 sizes: $(VENV)/test.stamp  ## Three sizes of the small LLaVA, and what proxy and confidence are worth on each
 	$(BIN)/python benchmarks/sizes.py
 
-faults: $(VENV)/test.stamp  ## What is lost when databases, disks and processes fail (QUICK=1: with fewer answers)
-	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/faults.py $(if $(QUICK),--quick)
+loop: $(VENV)/test.stamp  ## Labels, a threshold, new answers, 200 times: whether the bound holds and drift is noticed (QUICK=1)
+	$(BIN)/python benchmarks/loop.py $(if $(QUICK),--quick,--output docs/results/loop.md)
+
+faults: $(VENV)/test.stamp  ## What is lost when databases, disks and processes fail (QUICK=1; HANDOVER=1; MEMORY=1000000)
+	$(BIN)/python -m benchmarks.faults $(if $(QUICK),--quick) $(if $(HANDOVER),--handover) $(if $(MEMORY),--memory $(MEMORY)) \
+	  $(if $(QUICK),,--output docs/results/$(if $(HANDOVER),handover,$(if $(MEMORY),memory,faults)).md)
+
+fuzz: $(VENV)/test.stamp  ## Over 10,000 hostile command lines, files, proxy folders and links, others each time
+	FASTRM_FUZZ=thorough OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/test_fuzz.py
 
 bench-store: $(VENV)/test.stamp  ## The dashboard's queries with a million cases, and their plans
 	$(BIN)/python benchmarks/store.py --output docs/results/store.md
+
+reviewer: $(VENV)/test.stamp  ## What a reviewer waits for the next case, with 100,000 cases and a million, in a real Chromium
+	$(BIN)/python benchmarks/reviewer.py --cases 100000 --postgres 1000000 --output docs/results/reviewer.md
 
 bench-vllm: $(VLLM)/test.stamp  ## What monitoring costs vLLM, side by side in one run
 	$(WITH_VLLM) $(VLLM)/bin/python -m benchmarks.serving

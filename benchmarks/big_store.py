@@ -18,10 +18,11 @@ from PIL import Image, ImageDraw
 from sqlalchemy import Connection, func, select, text
 
 import fastrm_monitor
+from fastrm_monitor.records.counters import HOUR_MARK
 from fastrm_monitor.records.engine import open_engine, read_url
 from fastrm_monitor.records.images import pack_map
-from fastrm_monitor.records.models import Base, Case, CasePicture, DriftValue, Review, Traffic
-from fastrm_monitor.records.retention import HOUR_MARK, MINUTES_KEPT
+from fastrm_monitor.records.models import Base, Case, CasePicture, Claim, DriftValue, Review, Traffic
+from fastrm_monitor.records.retention import MINUTES_KEPT
 from fastrm_monitor.records.store import Store
 
 DAYS = 30
@@ -30,18 +31,20 @@ MODELS = ("llava-1.5-7b", "llava-1.5-13b")
 
 _CHUNK = 20_000
 _FLAGGED, _SAMPLED, _REVIEWED = 0.10, 0.05, 0.02  # of the answers, of the answers, of the cases
+_CLAIMED = 20  # cases at each end of each order
 _PICTURES = 8
 _SIDE = 12  # patches
 _COLORS = ("red", "green", "blue", "grey", "yellow", "black")
 _THINGS = ("bus", "kite", "cup", "dog", "sign", "bench", "train", "lamp")
 
 
-def fill(url: str, count: int, *, seed: int = 0) -> None:
-    """Add cases to a store, each with a picture, some with reviews; to an empty one also traffic and drift.
+def fill(url: str, count: int, *, reviewed: float = _REVIEWED, seed: int = 0) -> None:
+    """Add cases to a store, each with a picture, some with reviews; to an empty one also traffic, drift and claims.
 
     Args:
         url: of the store; an empty database gets the schema.
         count: cases, spread evenly over the `DAYS` before now.
+        reviewed: share of the cases that have a verdict.
         seed: the same seed makes the same numbers, texts and ids; only times are relative to now.
 
     Raises:
@@ -59,24 +62,30 @@ def fill(url: str, count: int, *, seed: int = 0) -> None:
         for start in range(0, count, _CHUNK):
             size = min(_CHUNK, count - start)
             share = (start + np.arange(size) + 1) / count
-            cases = list(_cases(rng, first + start, now - timedelta(days=DAYS), share))
+            cases = list(_cases(rng, first + start, now - timedelta(days=DAYS), share, reviewed))
             put(connection, Case, cases)
             put(connection, CasePicture, (_picture(rng, case["id"], blobs, maps) for case in cases))
             put(connection, Review, (_review(case) for case in cases if case["verdict"] is not None))
         if first == 1:
             put(connection, Traffic, _traffic(rng, count, now))
             put(connection, DriftValue, _drift(rng, count, now))
+            put(connection, Claim, _claims(connection, now))
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT setval('cases_id_seq', :last)"), {"last": first + count - 1})
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE" if connection.dialect.name == "postgresql" else "ANALYZE"))
+    if (
+        engine.dialect.name == "postgresql"
+    ):  # as its autovacuum does; SQLite has no statistics unless somebody makes them
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
     engine.dispose()
 
 
 Row = dict[str, Any]
 
 
-def _cases(rng: np.random.Generator, first: int, since: datetime, share: np.ndarray) -> Iterator[Row]:
+def _cases(
+    rng: np.random.Generator, first: int, since: datetime, share: np.ndarray, verdicts_share: float
+) -> Iterator[Row]:
     """Consecutive cases; `share` (n,) says how much of the time has passed at each."""
     size = len(share)
     either = 1 - (1 - _FLAGGED) * (1 - _SAMPLED)
@@ -87,7 +96,7 @@ def _cases(rng: np.random.Generator, first: int, since: datetime, share: np.ndar
     unscored = rng.random(size) < 0.002
     interest = np.clip(1 - 2 * np.abs(confidence - 0.5) + rng.normal(0, 0.1, size), 0, 1).round(6)
     verdicts = rng.choice(["correct", "wrong", "not_grounded", "unsure"], size, p=[0.5, 0.35, 0.1, 0.05])
-    reviewed = rng.random(size) < _REVIEWED
+    reviewed = rng.random(size) < verdicts_share
     server, model = rng.integers(len(SERVERS), size=size), rng.integers(len(MODELS), size=size)
     colors, things = rng.integers(len(_COLORS), size=size), rng.integers(len(_THINGS), size=size)
     users = rng.integers(0, 5000, size)
@@ -209,6 +218,15 @@ def _drift(rng: np.random.Generator, count: int, now: datetime) -> Iterator[Row]
                     "n_reference": 5000,
                     "n_window": 400,
                 }
+
+
+def _claims(connection: Connection, now: datetime) -> Iterator[Row]:
+    """Reviewers at both ends of every queue, so that whoever looks for a case has some to pass over."""
+    ends = (Case.id, Case.id.desc(), Case.confidence, Case.entropy.desc(), Case.interest.desc())
+    keys = {key for end in ends for key in connection.scalars(select(Case.id).order_by(end).limit(_CLAIMED))}
+    for key in sorted(keys):
+        who = {"reviewer": f"reviewer-{key % 5}", "session": f"session-{key}"}
+        yield {"case_key": key, **who, "expires_at": now + timedelta(hours=12)}
 
 
 def _jpeg(rng: np.random.Generator) -> bytes:

@@ -116,3 +116,5 @@ def load_settings(**arguments: object) -> Settings:
         first = error.errors()[0]
         name, reason = str(first["loc"][0]), str(first["msg"]).removeprefix("Value error, ")
         raise FastRMError(f"FASTRM_{name.upper()} ({name}) is not usable: {reason}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FastRMError(f"The file .env in this folder cannot be read ({error}): write it in UTF-8.") from None

@@ -64,7 +64,7 @@ def _proxy(console: Console, path: Path) -> bool:
         return False
     config = folder.config
     state = "calibrated" if folder.confidence is not None else "uncalibrated"
-    line = f"proxy: {path}, version {folder.version}, {config.form} of '{config.model_id}', {state}"
+    line = f"proxy: {path}, version {folder.version}, {config.form} of {config.model_id!r}, {state}"
     console.print(line, markup=False)
     return True
 

@@ -14,6 +14,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from fastrm_monitor.drift.reference import Reference, comparable, load_reference
 from fastrm_monitor.drift.watch import DriftWatch
 from fastrm_monitor.errors import MissingExtraError, ProxyError
 from fastrm_monitor.guard import Guard, logger
+from fastrm_monitor.records.breaker import CircuitBreaker
 from fastrm_monitor.records.cases import bytes_of, make_case
 from fastrm_monitor.records.counters import Balance, Counters
 from fastrm_monitor.records.drift import DriftLog
@@ -37,7 +39,7 @@ from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.writer import Writer
 from fastrm_monitor.redaction import Redact, Redactor, load_hook
 from fastrm_monitor.scoring.policy import Policy
-from fastrm_monitor.telemetry.emit import Telemetry, captures_content
+from fastrm_monitor.telemetry.emit import SpanIds, Telemetry, captures_content
 from fastrm_monitor.telemetry.setup import telemetry_from_environment
 from fastrm_monitor.types import Answer, Assessment
 
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from fastrm_monitor.scoring.scorer import Scorer
 
 _Item = tuple[Answer, Assessment]
+
+_SLOW_EMIT_SECONDS = 1.0
 
 
 class Monitor:
@@ -86,6 +90,7 @@ class Monitor:
         self.after_fork()
         renew_in_child(self)
         self._store, self._telemetry = store, telemetry
+        self._emitting = CircuitBreaker(first=5.0)
         self._drift = DriftWatch(reference, proxy_version=scorer.folder.version)
         self._drift_log = DriftLog(store) if store is not None else None
         self._policies = self._watch_policies(store)
@@ -104,6 +109,8 @@ class Monitor:
             sigterm=settings.sigterm,
         )
         self._outbox = self._open_outbox(store)
+        if self._outbox is not None and (self._outbox.others_left or settings.retention_days):
+            self._writer.wake()  # cases of a server that ended, and what is too old, do not wait for the first answer
 
     @classmethod
     def open(
@@ -265,19 +272,17 @@ class Monitor:
 
     # --- on the background thread ---------------------------------------------------------------------------------
 
-    def _deliver(self, batch: list[_Item]) -> None:
+    def _deliver(self, batch: list[_Item], *, emitting: bool = True) -> None:
         cases: list[Case] = []
         sampled_out = broken = 0  # counted when nothing can fail any more, or a failure would count them again
         for served, assessment in batch:
             answer = self._redact(served, needed=assessment.case_id is not None or captures_content())
-            trace_id = span_id = None
-            with self.guard("telemetry"):
-                ids = self._telemetry.emit(answer, assessment)
-                trace_id, span_id = ids.trace_id, ids.span_id
-            self._telemetry_queue(-1)
-            self._model = answer.model
-            with self.guard("drift"):
-                self._compare(answer.model, assessment)
+            ids = SpanIds()
+            if emitting:
+                ids = self._emit(answer, assessment)
+                self._model = answer.model
+                with self.guard("drift"):
+                    self._compare(answer.model, assessment)
             if assessment.case_id is None:
                 sampled_out += assessment.scored
                 continue
@@ -288,17 +293,40 @@ class Monitor:
                         assessment,
                         server=self.server,
                         picture_mode=self.settings.pictures,
-                        trace_id=trace_id,
-                        span_id=span_id,
+                        trace_id=ids.trace_id,
+                        span_id=ids.span_id,
                         failed=lambda stage: self.counters.add("failed", stage),
                     )
                 )
             broken += guarded.failed
+        if not self._writer.pass_on(lambda: self._take(cases)):
+            return  # `_rescue` has them
+        for _ in batch:
+            self._telemetry_queue(-1)
         self.counters.end("sampled_out", count=sampled_out)
         if broken:
             self._lose("case_error", broken)
         if cases and self._outbox is not None:
-            self._outbox.deliver(cases)
+            self._outbox.deliver_taken(cases)
+
+    def _emit(self, answer: Answer, assessment: Assessment) -> SpanIds:
+        """Tell telemetry, unless it held up the cases behind it a moment ago: exporters may work in this thread."""
+        ids = SpanIds()
+        if not self._emitting.allows():
+            self.counters.add("failed", "telemetry")
+            return ids
+        began = time.monotonic()
+        with self.guard("telemetry"):
+            ids = self._telemetry.emit(answer, assessment)
+        if time.monotonic() - began < _SLOW_EMIT_SECONDS:
+            self._emitting.succeeded()
+        elif self._emitting.failed(at_once=True):
+            logger.warning("fastrm-monitor: telemetry holds up the cases, so it is left out for a while")
+        return ids
+
+    def _take(self, cases: list[Case]) -> None:
+        if self._outbox is not None:
+            self._outbox.take(cases)
 
     def _compare(self, model: str, assessment: Assessment) -> None:
         """Whether the traffic still looks like its reference; says so once a window."""
@@ -327,15 +355,33 @@ class Monitor:
             self._retention.turn()
 
     def _rescue(self, batch: list[_Item], until: float) -> list[_Item]:
-        """At the end, when the background thread hangs: what is left goes to the spool, as far as the time allows."""
+        """At the end, when the background thread hangs: what is left goes to the spool, as far as the time allows.
+
+        Flagged answers first, without telemetry, and without pictures where the time would not be enough for them.
+        Rather than lose a flagged one, it takes up to twice the time.
+        """
         if self._outbox is None:
             return batch
         self._outbox.rescue()
-        while batch and time.monotonic() < until:
-            self._deliver(batch[:8])
-            batch = batch[8:]
+        latest = until + self.settings.flush_seconds
+        batch.sort(key=lambda item: not item[1].flagged)
+        each = 0.0  # seconds that an answer took, with its pictures
+        while batch and (began := time.monotonic()) < (latest if batch[0][1].flagged else until):
+            some, batch = batch[:8], batch[8:]
+            hasty = began + each * (len(some) + len(batch)) > until
+            if hasty:
+                self.counters.add("failed", "picture", sum(len(answer.pictures) for answer, _ in some))
+                some = [(replace(answer, pictures=()), assessment) for answer, assessment in some]
+            self.counters.add("failed", "telemetry", len(some))
+            self._deliver(some, emitting=False)
+            if not hasty:
+                each = (time.monotonic() - began) / len(some)
+        for item in batch:
+            self._dropped(item, "shutdown")
+        if batch:
+            logger.warning("fastrm-monitor: closed in haste, %d answers are lost", len(batch))
         self._outbox.save_traffic()
-        return batch
+        return []
 
     def _hurry(self) -> None:
         if self._outbox is not None:

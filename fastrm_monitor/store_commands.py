@@ -105,7 +105,7 @@ def export(
     with Store(url) as opened, progress() as bar:
         task = bar.add_task("exporting", total=records.count(opened, labelled=labelled, since=after))
         written = records.write(opened, output, form, labelled=labelled, since=after, wrote=lambda: bar.advance(task))
-    console.print(f"{written} cases written: {output / records.FILES[form]}", soft_wrap=True)
+    console.print(f"{written} cases written: {output / records.FILES[form]}", markup=False, soft_wrap=True)
 
 
 @db.command("upgrade")
@@ -161,13 +161,17 @@ def db_purge(
     from fastrm_monitor.records import purge
     from fastrm_monitor.records.check import spooled
     from fastrm_monitor.records.engine import check_exists
+    from fastrm_monitor.records.scrub import scrub
     from fastrm_monitor.records.store import Store
 
     if sum(one is not None for one in (older_than, case, user_key)) != 1:
         raise FastRMError("Say what to delete: one of --older-than AGE, --case ID and --user-key KEY.")
     if keep_labelled and older_than is None:
         raise FastRMError("--keep-labelled goes with --older-than: a case or a user is deleted as a whole.")
-    before = None if older_than is None else datetime.now(UTC) - purge.read_age(older_than)
+    try:
+        before = None if older_than is None else datetime.now(UTC) - purge.read_age(older_than)
+    except OverflowError:
+        raise FastRMError(f"--older-than {older_than} is before the first year: nothing is that old.") from None
     selection = purge.Selection(before, case, user_key, keep_labelled)
     url = store_url(store)
     check_exists(url)
@@ -187,7 +191,14 @@ def db_purge(
         console.print(f"Deleted: {done}.", highlight=False, soft_wrap=True)
         if opened.path is not None and done.cases and not vacuum:
             console.print("The file keeps its size and reuses the space; --vacuum gives it back.", soft_wrap=True)
-        if waiting is not None and waiting.cases:
-            kept = "are left out when they are written" if before is None else "are written first; purge again then"
-            what = f"{waiting.cases} cases wait in {waiting.folder}: those to be deleted {kept}."
-            console.print(what, markup=False, highlight=False, soft_wrap=True)
+        if waiting is not None:
+            found_there = scrub(waiting.folder, selection)
+            if found_there.removed:
+                what = f"Taken out of the spool {waiting.folder}: {found_there.removed} cases."
+                console.print(what, markup=False, highlight=False, soft_wrap=True)
+            if found_there.left:
+                what = (
+                    f"{found_there.left} cases to be deleted wait in files of a running server in {waiting.folder}: "
+                    "they go when it writes the rest, and are left out."
+                )
+                console.print(what, markup=False, highlight=False, soft_wrap=True)

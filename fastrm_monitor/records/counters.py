@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import RLock
 
 from fastrm_monitor.records.forks import renew_in_child
@@ -39,6 +39,9 @@ NAMES = (
 
 TrafficRow = tuple[datetime, str, str, float]
 """(minute in UTC, name, reason, value)."""
+
+HOUR_MARK = timedelta(seconds=30)
+"""The row of an hour stands so long after its beginning, where no row of a minute ever stands."""
 
 _Counts = dict[tuple[str, str], float]
 

@@ -28,6 +28,10 @@ class Closer(Protocol):
     def flush_seconds(self) -> float:
         """How long closing may take."""
 
+    @property
+    def pending(self) -> int:
+        """How much waits for delivery or is in it."""
+
     def flush(self, timeout: float | None = None) -> bool:
         """Deliver within `timeout` seconds and go on."""
 
@@ -47,13 +51,22 @@ def close_at_end(closer: Closer) -> None:
 
 
 def close_all(began: float | None = None) -> None:
-    """Close everything; the time runs for all from the same moment, the monotonic time `began` or now."""
+    """Close everything; the time runs for all from the same moment, the monotonic time `began` or now.
+
+    All deliver at once and are waited for in turn, each until its share of the time is over: one that hangs leaves the
+    others theirs.
+    """
     began = time.monotonic() if began is None else began
     closers = list(_closers)
     for closer in closers:
         closer.begin_close()
+    busy = [closer for closer in closers if closer.pending]
+    for number, closer in enumerate(busy, 1):
+        until = began + closer.flush_seconds * number / len(busy)
+        closer.close(max(0.0, until - time.monotonic()))
     for closer in closers:
-        closer.close(max(0.0, began + closer.flush_seconds - time.monotonic()))
+        if closer not in busy:
+            closer.close(max(0.0, began + closer.flush_seconds - time.monotonic()))
 
 
 class _Watch:

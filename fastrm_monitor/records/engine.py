@@ -76,6 +76,7 @@ def read_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
+        text.encode()  # bytes of a command line that are no UTF-8
     except Exception:
         raise StoreError(f"The store's URL cannot be read; it looks like {_SHAPES}.") from None
     if url.drivername not in _DRIVERS:

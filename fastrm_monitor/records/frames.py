@@ -2,6 +2,7 @@ r"""How a spool file looks: cases as JSON and bytes, each with its length and ch
 
     file   = "FASTRMSP" version(1 byte) record*
     record = length(4) crc32(4) payload                  length and crc32 of the payload; integers little-endian
+                                                         a length with its highest bit set spans what was delivered
     payload = length(4) JSON bytes*                       length of the JSON; then what the JSON has the lengths of
 
 The JSON of a case has the columns of `models.Case`, times as ISO 8601 in UTC, and `pictures`, a list with the columns
@@ -27,6 +28,7 @@ HEADER = b"FASTRMSP" + bytes([VERSION])
 
 _RECORD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
+_DELIVERED = 1 << 31  # added to a length
 _CASE = tuple(column.name for column in Case.__table__.columns if column.name not in ("id", "verdict", "version"))
 _PICTURE = tuple(column.name for column in CasePicture.__table__.columns if column.name not in ("id", "case_key"))
 _BYTES = ("content", "relevance")  # in this order after the JSON
@@ -40,16 +42,32 @@ def frame(payload: bytes) -> bytes:
 def records(data: bytes, start: int = len(HEADER)) -> Iterator[tuple[int, bytes | None]]:
     """The whole records of a file's bytes from `start` on: (end of the record, payload).
 
-    The payload is None where the checksum is wrong. What is cut off at the end is left out.
+    The payload is None where the checksum is wrong. What was delivered, and what is cut off at the end, is left out.
     """
     while start + _RECORD.size <= len(data):
         length, checksum = _RECORD.unpack_from(data, start)
         start += _RECORD.size
+        if length & _DELIVERED:
+            start += length - _DELIVERED
+            continue
         if start + length > len(data):
             return
         payload = data[start : start + length]
         start += length
         yield start, payload if zlib.crc32(payload) == checksum else None
+
+
+def delivered_mark(end: int) -> bytes:
+    """What is written over a file's first length once everything before the position `end` was delivered."""
+    return _LENGTH.pack((end - len(HEADER) - _RECORD.size) | _DELIVERED)
+
+
+def delivered(data: bytes) -> int:
+    """Position up to which a file's bytes were delivered; that of its first record when none were."""
+    if len(data) < len(HEADER) + _RECORD.size:
+        return len(HEADER)
+    (length,) = _LENGTH.unpack_from(data, len(HEADER))
+    return len(HEADER) + _RECORD.size + length - _DELIVERED if length & _DELIVERED else len(HEADER)
 
 
 def encode_case(case: Case) -> bytes:

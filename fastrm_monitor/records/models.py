@@ -34,7 +34,8 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 _NUMBERS = ("confidence", "entropy", "interest")  # that a queue can be ordered by
-_REVIEWED = text("verdict IS NOT NULL")
+_SCORED = text("confidence IS NOT NULL")
+_OPEN, _REVIEWED = text("verdict IS NULL"), text("verdict IS NOT NULL")
 
 
 class Base(DeclarativeBase):
@@ -83,13 +84,24 @@ class Case(Base):
 
     __table_args__ = (
         Index("ix_cases_created", "created_at", "id"),
-        Index("ix_cases_queue_age", "flagged", "verdict", "id"),
-        Index("ix_cases_sampled", "sampled", "verdict", "id"),
-        # A queue in the order of a number is one range of an index, whatever it leaves out on the way; a position in it
-        # is counted without a look at the rows. Few cases are reviewed, so these have indices of their own.
+        # The scoring times and the reference of drift are of the newest of the random sample.
+        Index("ix_cases_sampled_created", "sampled", "created_at", "id"),
+        Index("ix_cases_models", "model", "proxy_version", "id", sqlite_where=_SCORED, postgresql_where=_SCORED),
+        # A queue in the order of age or of a number is one range of an index, whatever it leaves out on the way; a
+        # position in it is counted without a look at the rows. Few cases are reviewed at first and few are open in the
+        # end, so that either has an index of its own.
+        Index("ix_cases_flagged", "flagged", "id", "verdict"),
+        Index("ix_cases_sampled", "sampled", "id", "verdict"),
+        Index("ix_cases_open", "id", "flagged", "sampled", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_cases_reviewed", "id", "flagged", "sampled", sqlite_where=_REVIEWED, postgresql_where=_REVIEWED),
         *(Index(f"ix_cases_{number}", number, "id", "flagged", "sampled", "verdict") for number in _NUMBERS),
         *(
-            Index(f"ix_cases_reviewed_{number}", number, "id", sqlite_where=_REVIEWED, postgresql_where=_REVIEWED)
+            Index(
+                f"ix_cases_reviewed_{number}",
+                *(number, "id", "flagged", "sampled"),
+                sqlite_where=_REVIEWED,
+                postgresql_where=_REVIEWED,
+            )
             for number in _NUMBERS
         ),
     )
@@ -150,9 +162,9 @@ class Purge(Base):
 
     __tablename__ = "purges"
 
-    kind: Mapped[str] = mapped_column(String(8), primary_key=True)  # "case" or "user"
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the case id or the user key
-    purged_at: Mapped[datetime] = mapped_column(UTCDateTime)  # later answers of a user are kept
+    kind: Mapped[str] = mapped_column(String(8), primary_key=True)  # "case", "user" or "age"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the case id or the user key; or ""
+    purged_at: Mapped[datetime] = mapped_column(UTCDateTime)  # later answers, of that user or at all, are kept
 
 
 class PolicyRecord(Base):

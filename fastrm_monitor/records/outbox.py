@@ -19,7 +19,7 @@ from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.records.frames import decode_case, decode_traffic, encode_case, encode_traffic
 from fastrm_monitor.records.health import StoreHealth, is_away
 from fastrm_monitor.records.models import Case
-from fastrm_monitor.records.spool import Spool
+from fastrm_monitor.records.spool import NO_ROOM, Spool
 from fastrm_monitor.records.store import Store
 
 _PATIENCE = 0.25  # seconds for the locks of others: shorter than a fork waits
@@ -59,6 +59,7 @@ class Outbox:
         self._dropped, self._crowded = dropped, crowded
         otherwise = "are dropped, there is no spool" if spool is None else f"wait in {spool.folder}"
         self._health = StoreHealth(counters, otherwise, breaker)
+        store.told_silent = self._health.failed  # what else the thread asks of it: one wait is enough
         self.after_fork()
         renew_in_child(self)
 
@@ -66,14 +67,26 @@ class Outbox:
         """Begin with empty hands."""
         self._lock = threading.Lock()
         self._hand: dict[int, Case] = {}  # being delivered; who takes a case out decides what becomes of it
+        self._putting = threading.Lock()  # held while a case goes to the spool
         self._traffic_lock = threading.Lock()
         self._traffic_saved = self._adopted = -float("inf")
+        self._counts_left = False  # counts that others left, and that the store lacks
         self._slow = False
 
     @property
     def circuit_open(self) -> bool:
         """Whether the store is left alone for a while."""
         return self._health.circuit_open
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was looked for what others left, and the store has all of that and of our own."""
+        return self._adopted >= 0 and not self._counts_left and not self.spooled
+
+    @property
+    def others_left(self) -> bool:
+        """Whether the spool has what another process left, or is still writing."""
+        return self._spool is not None and self._spool.has_others()
 
     @property
     def spooled(self) -> int:
@@ -84,8 +97,16 @@ class Outbox:
 
     def deliver(self, cases: Sequence[Case]) -> None:
         """Store the cases, or spool them; never raises."""
+        self.take(cases)
+        self.deliver_taken(cases)
+
+    def take(self, cases: Iterable[Case]) -> None:
+        """From here on `rescue` knows of the cases; `deliver_taken` is to follow."""
         with self._lock:
             self._hand |= {id(case): case for case in cases}
+
+    def deliver_taken(self, cases: Sequence[Case]) -> None:
+        """See `deliver`."""
         found = _Outcome(left=list(cases))
         hurried = self._slow and (self._health.ending or self._crowded())  # then to the spool, which is faster
         if not hurried and self._health.may_try():
@@ -129,18 +150,23 @@ class Outbox:
         return found
 
     def _put_by(self, cases: Iterable[Case]) -> None:
-        """Spool the cases that are still in hand, flagged ones first."""
-        for case in sorted(self._claim(cases), key=lambda one: not one.flagged):
-            if self._spool is None:
-                self._drop("store_error")
-                continue
-            try:
-                taken, driven_out = self._spool.add(encode_case(case), flagged=case.flagged)
-            except Exception as error:  # a full disk, a folder that is gone
-                self._counters.add("failed", "spool")
-                log_once("fastrm-monitor: the store is away and the spool cannot be written: %s", "spool", error)
-                self._drop("store_error")
-                continue
+        """Spool the cases that are still in hand, flagged ones first; what is not spooled yet, `rescue` may take."""
+        for case in sorted(cases, key=lambda one: not one.flagged):
+            with self._putting:
+                if self._claim([case]):
+                    self._spool_one(case)
+
+    def _spool_one(self, case: Case) -> None:
+        if self._spool is None:
+            self._drop("store_error")
+            return
+        try:
+            taken, driven_out = self._spool.add(encode_case(case), flagged=case.flagged)
+        except Exception as error:  # a full disk, a folder that is gone
+            self._counters.add("failed", "spool")
+            log_once("fastrm-monitor: the store is away and the spool cannot be written: %s", "spool", error)
+            self._drop("spool_full" if getattr(error, "errno", None) in NO_ROOM else "store_error")
+        else:
             self._drop("spool_full", driven_out + (not taken))
 
     def _claim(self, cases: Iterable[Case]) -> list[Case]:
@@ -164,9 +190,11 @@ class Outbox:
         if now - self._adopted >= _ADOPT_SECONDS:
             try:
                 self._counters.adopt(self._spool.adopt())
-                self._replay_traffic()
+                self._counts_left = True
             finally:
                 self._adopted = now
+        if self._counts_left:
+            self._replay_traffic()
         while time.monotonic() - now < _REPLAY_SECONDS and not self._crowded() and self._replay():
             pass
 
@@ -185,10 +213,11 @@ class Outbox:
         if found.left:
             self._spool.keep(lent)  # those that were stored are stored again, which changes nothing
             return False
+        if not self._spool.done(lent):
+            return False  # whoever has them now counts them
         self._counters.end("stored", count=len(found.stored))
         self._drop("store_error", len(found.refused))
         self._drop("spool_damaged", len(lent.payloads) - len(cases))
-        self._spool.done(lent)
         return True
 
     # --- traffic counts -----------------------------------------------------------------------------------------------
@@ -218,7 +247,8 @@ class Outbox:
             return
         self._traffic_saved = time.monotonic()
         try:
-            self._spool.save_traffic(encode_traffic(unsent))
+            _, driven_out = self._spool.save_traffic(encode_traffic(unsent))
+            self._drop("spool_full", driven_out)
         except OSError as error:
             self._counters.add("failed", "spool")
             log_once("fastrm-monitor: the store is away and the spool cannot be written: %s", "spool", error)
@@ -251,6 +281,7 @@ class Outbox:
                 if is_away(error):
                     return
             self._spool.drop_traffic(owner)
+        self._counts_left = False
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
@@ -264,6 +295,8 @@ class Outbox:
         with self._lock:
             hand = list(self._hand.values())
         self._put_by(hand)
+        with self._putting:  # another thread may have had the last one
+            pass
 
     def close(self) -> None:
         """Write or keep the last counts, and let go of the spool."""

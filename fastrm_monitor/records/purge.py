@@ -1,7 +1,7 @@
 """Deleting cases: by age, by case, by user; in short transactions, so that nobody who writes has to wait for long.
 
-Pictures, reviews and claims go with their case. What is asked for by case or by user must not come back from a queue or
-a spool, perhaps another server's: `purges` remembers a digest of it, and `Store.add` leaves out what it stands for.
+Pictures, reviews and claims go with their case. What was asked for must not come back from a queue or a spool, perhaps
+another server's: `purges` remembers the age, or a digest of case or user, and `Store.add` leaves out what that means.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ class Selection:
             return [Case.user_key == clean_text(self.user_key, 255)]
         older = [Case.created_at < self.before]
         return [*older, Case.verdict.is_(None)] if self.keep_labelled else older
+
+    def has(self, case: Case, now: datetime) -> bool:
+        """Whether a case that waits, and so has no verdict, is among them."""
+        if self.before is not None:
+            return case.created_at < self.before
+        if self.case_id is not None:
+            return case.case_id == clean_text(self.case_id)
+        return case.user_key == clean_text(self.user_key or "", 255) and case.created_at <= now
 
 
 @dataclass(frozen=True)
@@ -107,18 +115,22 @@ def count(store: Store, selection: Selection) -> Counts:
         )
 
 
-def purge(store: Store, selection: Selection, *, patience: float | None = None) -> Iterator[Counts]:
+def purge(
+    store: Store, selection: Selection, *, patience: float | None = None, remember: bool = True
+) -> Iterator[Counts]:
     """Delete, and say after each transaction what it deleted; whoever stops asking stops the deleting.
 
     Args:
         store: where.
         selection: what.
         patience: seconds that each transaction waits for the locks of others; None is the database's default.
+        remember: whether what still waits in queues and spools is left out when it is written; not for who purges again
+            soon anyway.
 
     Raises:
         StoreError: the database failed; what was said to be deleted is.
     """
-    if selection.before is None:
+    if remember:
         _remember(store, selection, patience)
     while True:
         deleted = _delete_cases(store, selection, patience)
@@ -147,11 +159,11 @@ def forget(store: Store, *, vacuum: bool = False) -> None:
 
 
 def _remember(store: Store, selection: Selection, patience: float | None) -> None:
-    if selection.case_id is not None:
-        kind, value = "case", clean_text(selection.case_id)
-    else:
-        kind, value = "user", clean_text(selection.user_key or "", 255)
-    row = {"kind": kind, "digest": digest_of(value), "purged_at": datetime.now(UTC)}
+    row: dict[str, object] = {"kind": "age", "digest": "", "purged_at": selection.before}
+    if selection.before is None:
+        of_case = selection.case_id is not None
+        value = clean_text(selection.case_id or "") if of_case else clean_text(selection.user_key or "", 255)
+        row = {"kind": "case" if of_case else "user", "digest": digest_of(value), "purged_at": datetime.now(UTC)}
     with store.session(write=True, patience=patience) as session:
         dialect = session.get_bind().dialect
         if dialect.name == "postgresql":  # who is writing cases has read `purges` already: wait until they are there
@@ -159,7 +171,9 @@ def _remember(store: Store, selection: Selection, patience: float | None) -> Non
         insert = insert_into(dialect, Purge)
         session.execute(
             insert.on_conflict_do_update(
-                index_elements=[Purge.kind, Purge.digest], set_={"purged_at": insert.excluded.purged_at}
+                index_elements=[Purge.kind, Purge.digest],
+                set_={"purged_at": insert.excluded.purged_at},
+                where=Purge.purged_at < insert.excluded.purged_at,
             ),
             row,
         )

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.orm import aliased
 
 from fastrm_monitor.guard import log_once, logger
+from fastrm_monitor.records.counters import HOUR_MARK
 from fastrm_monitor.records.engine import insert_into
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.records.models import Traffic
@@ -23,9 +25,6 @@ from fastrm_monitor.records.store import Store
 
 MINUTES_KEPT = timedelta(days=2)
 """Older minutes of traffic are added up by hour."""
-
-HOUR_MARK = timedelta(seconds=30)
-"""The row of an hour stands so long after its beginning, where no row of a minute ever stands."""
 
 _FIRST_SECONDS = 60.0  # a process that lives shorter has other worries
 _EVERY_SECONDS = 3600.0
@@ -94,14 +93,15 @@ class Retention:
             return shrinking
         logger.debug("fastrm-monitor: deleting what is older than %g days", self._days)
         old = Selection(before=now - timedelta(days=self._days), keep_labelled=self._keep_labelled)
-        return chain(purge(self._store, old, patience=_PATIENCE), shrinking)
+        return chain(purge(self._store, old, patience=_PATIENCE, remember=False), shrinking)
 
 
 def compact(store: Store, before: datetime, *, patience: float | None = None) -> Iterator[Counts]:
     """Add up the minutes of traffic by hour, one hour in each transaction; sums by server and reason do not change.
 
-    Counts of a minute that arrive later are added with the next call. Only where the counts of one minute are written
-    twice, days apart (a server died at that very moment and its spool was found days later), they count twice.
+    Counts of a minute that arrive later are added with the next call. The newest minute of each server stays as it is:
+    a server writes its minutes in order, so that whoever finds its spool days later can tell by it which counts are in
+    the hours already (see `Store.add_traffic`).
 
     Args:
         store: where.
@@ -113,11 +113,19 @@ def compact(store: Store, before: datetime, *, patience: float | None = None) ->
     """
     before = before.replace(minute=0, second=0, microsecond=0)
     with store.session() as session:
-        minutes = list(session.scalars(select(Traffic.minute).where(Traffic.minute < before).distinct()))
+        older = select(Traffic.minute).where(Traffic.minute < before, _superseded()).distinct()
+        minutes = list(session.scalars(older))
     hours = {minute - timedelta(minutes=minute.minute) for minute in minutes if not minute.second}
     for hour in sorted(hours):
         _compact_hour(store, hour, patience)
         yield Counts()
+
+
+def _superseded() -> ColumnElement[bool]:
+    """Counts of a server that has written newer ones."""
+    other = aliased(Traffic)
+    newest = select(func.max(other.minute)).where(other.server == Traffic.server).correlate(Traffic).scalar_subquery()
+    return Traffic.minute < newest
 
 
 def _compact_hour(store: Store, hour: datetime, patience: float | None) -> None:
@@ -126,6 +134,7 @@ def _compact_hour(store: Store, hour: datetime, patience: float | None) -> None:
             Traffic.minute >= hour,
             Traffic.minute < hour + timedelta(hours=1),
             Traffic.minute != hour + HOUR_MARK,
+            _superseded(),
         )
         gone = session.execute(
             delete(Traffic).where(*minutes).returning(Traffic.server, Traffic.name, Traffic.reason, Traffic.value)

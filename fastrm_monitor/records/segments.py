@@ -6,11 +6,12 @@ What a file holds is known from its index in memory; a file that was left behind
 from __future__ import annotations
 
 import os
+from array import array
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastrm_monitor.records.frames import HEADER, records
+from fastrm_monitor.records.frames import HEADER, delivered, delivered_mark, records
 
 _MOST_BYTES = 4 << 20
 """A longer file gets no more records: space is freed file by file."""
@@ -33,7 +34,7 @@ class Segment:
 
     path: Path
     owner: str
-    ends: list[int] = field(default_factory=list)
+    ends: array[int] = field(default_factory=lambda: array("Q"))  # a list of as many takes five times the memory
     done: int = 0
     lent: int = 0
     full: bool = False
@@ -46,9 +47,12 @@ class Segment:
         except OSError:
             return None
         if data.startswith(HEADER):
-            segment = cls(path, owner, [end for end, _ in records(data)], full=True)
-            if segment.ends:
-                return segment
+            ends, done = array("Q", (end for end, _ in records(data))), 0
+            if ends and delivered(data) > len(HEADER):
+                ends.insert(0, delivered(data))  # as one record that needs no delivery
+                done = 1
+            if ends:
+                return cls(path, owner, ends, done, full=True)
         elif data.startswith(HEADER[:-1]) and len(data) >= len(HEADER):
             return None
         with suppress(OSError):
@@ -92,6 +96,10 @@ class Segment:
                 os.ftruncate(descriptor, self.size if self.ends else 0)
                 os.lseek(descriptor, 0, os.SEEK_END)
                 write_all(descriptor, data if self.ends else HEADER + data)
+            except OSError:  # on a full disk, what was half-written takes the room that others need
+                with suppress(OSError):
+                    os.ftruncate(descriptor, self.size if self.ends else 0)
+                raise
             finally:
                 os.close(descriptor)
         except OSError:
@@ -113,6 +121,18 @@ class Segment:
             found = {}
         self.lent = len(chosen)
         return [found.get(end - start) for end in chosen]
+
+    def finish(self) -> None:
+        """What was lent needs no delivery any more, and whoever takes the file over is told so."""
+        self.done, self.lent = self.done + self.lent, 0
+        if self.waiting:  # else the file goes
+            with suppress(OSError):
+                descriptor = os.open(self.path, os.O_WRONLY | _NO_LINK)
+                try:
+                    os.lseek(descriptor, len(HEADER), os.SEEK_SET)
+                    write_all(descriptor, delivered_mark(self._end(self.done)))
+                finally:
+                    os.close(descriptor)
 
     def drop_newest(self) -> int:
         """Take the last record off; returns its bytes."""

@@ -2,20 +2,22 @@
 
 Each process appends to files of its own, `OWNER.NUMBER.flagged` and `OWNER.NUMBER.sampled` (see `frames`), and holds
 the lock `OWNER.lock` while it lives. Files whose lock is free were left by a process that ended: whoever gets the lock
-takes them over. `OWNER.traffic` holds the counts that the database lacks. A record is deleted after it was delivered,
-so that a crash in between delivers it again; cases and counts are such that this changes nothing.
+takes them over. `OWNER.traffic` holds the counts that the database lacks. A record is marked after it was delivered,
+so that a crash in between delivers it again; cases and counts are such that this changes nothing. Its space is freed
+with its file's.
 
 The operating system keeps what was written when the process dies, not when the power fails: nothing waits for the disk.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,12 @@ from platformdirs import user_state_path
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.records.frames import HEADER, frame, records
 from fastrm_monitor.records.segments import Segment, write_new
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, which fewer records would mend."""
+
+_BLOCK = 1 << 13
+"""Bytes that are freed at once on a full disk, which frees whole blocks only."""
 
 _LOOK_SECONDS = 1.0
 """How long the size of other processes' files is believed."""
@@ -71,31 +79,29 @@ class Spool:
             return sum(segment.waiting for segment in self._segments)
 
     def add(self, payload: bytes, *, flagged: bool) -> tuple[bool, int]:
-        """Append a record.
+        """Append a record; where there is no room, under the cap or on the disk, unflagged ones make it for a flagged.
 
         Returns:
             Whether it was taken, and how many unflagged ones it drove out.
 
         Raises:
-            OSError: the folder or the file cannot be written; nothing was taken.
+            OSError: the folder or the file cannot be written; nothing was taken, and nothing driven out.
         """
         data = frame(payload)
         with self._lock:
             self._make_folder()
             driven_out = 0
             room = self._limit - self._used() - len(data) - len(HEADER)
-            if room < 0 and (not flagged or room + sum(segment.droppable for segment in self._segments) < 0):
+            if room < 0 and (not flagged or room + self._droppable() < 0):
                 return False, 0
             while room < 0:
                 room += self._drop_newest()
                 driven_out += 1
-            segment = self._open_segment(flagged, len(data))
-            try:
-                segment.append(data)
-            finally:
-                if not segment.ends:
-                    self._remove(segment)
-            return True, driven_out
+            if not flagged:
+                self._append(data, flagged)
+                return True, 0
+            taken, more = self._making_room(lambda: self._append(data, flagged), len(data), driven_out > 0)
+            return taken, driven_out + more
 
     def lend(self, most: int = 64, most_bytes: int = 8 << 20) -> Lent | None:
         """The oldest records, flagged ones first, those of one file; None when nothing waits."""
@@ -106,13 +112,16 @@ class Spool:
             segment = min(waiting, key=lambda one: not one.flagged)
             return Lent(segment, segment.lend(most, most_bytes))
 
-    def done(self, lent: Lent) -> None:
-        """The lent records need no delivery any more."""
+    def done(self, lent: Lent) -> bool:
+        """The lent records need no delivery any more; False when the spool was closed: others deliver them again."""
         with self._lock:
             segment = lent.segment
-            segment.done, segment.lent = segment.done + segment.lent, 0
-            if not segment.waiting and segment in self._segments:
+            if segment not in self._segments:
+                return False
+            segment.finish()
+            if not segment.waiting:
                 self._remove(segment)
+            return True
 
     def keep(self, lent: Lent) -> None:
         """The lent records could not be delivered and go on waiting."""
@@ -138,6 +147,15 @@ class Spool:
             self._segments.sort(key=lambda one: one.path.name)  # begins with the time
             return taken
 
+    def has_others(self) -> bool:
+        """Whether there are files of others, living or not; a look that locks and changes nothing."""
+        try:
+            owners = {name.split(".")[0] for name in os.listdir(self.folder) if not name.endswith(".lock")}
+        except OSError:  # there is no folder yet
+            return False
+        with self._lock:
+            return bool(owners - self._locks.keys())
+
     def close(self) -> None:
         """Let go of the files, so that another process may take them over; idempotent."""
         with self._lock:
@@ -149,15 +167,19 @@ class Spool:
 
     # --- traffic counts -------------------------------------------------------------------------------------------
 
-    def save_traffic(self, payload: bytes) -> None:
+    def save_traffic(self, payload: bytes) -> tuple[bool, int]:
         """Keep the counts that the database lacks, in place of those kept before.
 
+        Returns:
+            Whether they were taken, and how many unflagged records they drove out.
+
         Raises:
-            OSError: the folder or the file cannot be written.
+            OSError: see `add`.
         """
+        data = HEADER + frame(payload)
         with self._lock:
             self._make_folder()
-            write_new(self._traffic_of(self._own()), HEADER + frame(payload))
+            return self._making_room(lambda: write_new(self._traffic_of(self._own()), data), len(data))
 
     def traffic(self) -> Iterator[tuple[str, bytes | None]]:
         """(owner, counts) of the processes that were taken over; None for counts that are damaged."""
@@ -251,6 +273,46 @@ class Spool:
         kind = "flagged" if flagged else "sampled"
         self._segments.append(Segment(self.folder / f"{owner}.{self._number:08d}.{kind}", owner))
         return self._segments[-1]
+
+    def _making_room(self, write: Callable[[], None], size: int, counted: bool = False) -> tuple[bool, int]:
+        """Write, on a full disk in the place of the newest unflagged records; whether it was, and of how many.
+
+        Raises:
+            OSError: it was not, and nothing was driven out, now or (`counted`) before.
+        """
+        driven_out = 0
+        while True:
+            try:
+                write()
+            except OSError as error:
+                if error.errno not in NO_ROOM or not self._droppable():
+                    if driven_out or counted:
+                        return False, driven_out
+                    raise
+                freed = 0
+                while freed < size + _BLOCK and self._droppable():
+                    freed += self._drop_newest()
+                    driven_out += 1
+            else:
+                return True, driven_out
+
+    def _append(self, data: bytes, flagged: bool) -> None:
+        while True:
+            segment = self._open_segment(flagged, len(data))
+            try:
+                segment.append(data)
+            except OSError as error:
+                # A file that may not grow further is full, as others are at their own limit: a new one has room.
+                if error.errno != errno.EFBIG or not segment.ends:
+                    raise
+            else:
+                return
+            finally:
+                if not segment.ends:
+                    self._remove(segment)
+
+    def _droppable(self) -> int:
+        return sum(segment.droppable for segment in self._segments)
 
     def _drop_newest(self) -> int:
         """Drop the newest unflagged record; returns its bytes."""

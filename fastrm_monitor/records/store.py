@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import schema
-from fastrm_monitor.records.counters import TrafficRow
+from fastrm_monitor.records.counters import HOUR_MARK, TrafficRow
 from fastrm_monitor.records.engine import (
     StoreAwayError,
+    StoreSilentError,
     check_writable,
     file_of,
     for_writing,
@@ -35,6 +36,9 @@ from fastrm_monitor.records.engine import (
 from fastrm_monitor.records.forks import TRANSACTIONS, renew_in_child
 from fastrm_monitor.records.models import VERDICTS, Case, CasePicture, Purge, Review, Traffic
 from fastrm_monitor.records.text import clean_text, digest_of
+
+_NEVER_COMPACTED = timedelta(days=1)
+"""Younger counts are in no hour's sum, see `retention.MINUTES_KEPT`; a day is left for clocks that are wrong."""
 
 
 class ReviewConflict(StoreError):  # noqa: N818  # what the reviewer meets is a conflict
@@ -54,6 +58,8 @@ class Store:
 
     Attributes:
         path: the SQLite file; None for other databases.
+        told_silent: told when a session met a database that does not answer: for who would ask it next, and would wait
+            as long again.
 
     Raises:
         StoreError: the database cannot be opened, or has another schema than this version's.
@@ -68,6 +74,7 @@ class Store:
             if may_be_away:
                 check_writable(self._url)
             self._engine = open_engine(self._url, impatient=may_be_away)
+        self.told_silent: Callable[[StoreError], object] = lambda error: None
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the prepared SQLite file
         self._prepared = False
@@ -108,8 +115,12 @@ class Store:
         Raises:
             StoreError: the database failed, or the store is closed.
         """
-        with one_sentence(self._url, "written" if write else "read"), self._open(write, patience) as session:
-            yield session
+        try:
+            with one_sentence(self._url, "written" if write else "read"), self._open(write, patience) as session:
+                yield session
+        except StoreSilentError as error:
+            self.told_silent(error)
+            raise
 
     def maintain(self, statement: str) -> None:
         """Run a statement such as VACUUM, which no transaction may hold.
@@ -208,16 +219,18 @@ class Store:
             connection.execute(text("LOCK TABLE purges IN ROW SHARE MODE"))  # a purge waits for us, or we see it
         digests = {digest_of(name) for case in cases for name in (case.case_id, case.user_key) if name is not None}
         found = connection.execute(
-            select(Purge.kind, Purge.digest, Purge.purged_at).where(Purge.digest.in_(sorted(digests)))
+            select(Purge.kind, Purge.digest, Purge.purged_at).where(Purge.digest.in_(["", *sorted(digests)]))
         ).all()
         if not found:
             return []
         ids = {digest for kind, digest, _ in found if kind == "case"}
         users = {digest: purged_at for kind, digest, purged_at in found if kind == "user"}
+        before = next((purged_at for kind, _, purged_at in found if kind == "age"), None)
         return [
             case.case_id
             for case in cases
             if digest_of(case.case_id) in ids
+            or (before is not None and case.created_at < before)
             or (
                 case.user_key is not None
                 and (until := users.get(digest_of(case.user_key))) is not None
@@ -227,6 +240,9 @@ class Store:
 
     def add_traffic(self, server: str, rows: Sequence[TrafficRow], patience: float | None = None) -> None:
         """Write counts, all or none; where a larger one is there already, it stays, so that writing again is harmless.
+
+        So it is after `retention.compact` has added up an hour: minutes of it before the server's newest one are in the
+        sum, since a server writes its minutes in order, and are left out.
 
         Args:
             server: name of the process that counted, and of no other before or after it.
@@ -253,7 +269,10 @@ class Store:
             for (minute, name, reason), value in sorted(sums.items())
         ]
         with one_sentence(self._url, "written"), self._open(True, patience) as session:
-            session.connection().execute(upsert, values)
+            if min(minute for minute, _, _ in sums) < datetime.now(UTC) - _NEVER_COMPACTED:
+                values = _not_in_hours(session, clean_text(server, 255), values)
+            if values:
+                session.connection().execute(upsert, values)
 
     def totals(self) -> dict[tuple[str, str], float]:
         """Traffic of all servers and times, by (name, reason).
@@ -336,6 +355,25 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _not_in_hours(session: Session, server: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those counts of a server that no hour has in its sum yet."""
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer only
+        session.execute(text("LOCK TABLE traffic IN SHARE ROW EXCLUSIVE MODE"))  # nobody compacts until we have written
+    marks = {_hour(row["minute"]) + HOUR_MARK for row in rows}
+    own = Traffic.server == server
+    compacted = set(session.scalars(select(Traffic.minute).where(own, Traffic.minute.in_(sorted(marks))).distinct()))
+    newest = session.scalar(select(func.max(Traffic.minute)).where(own))
+    return [
+        row
+        for row in rows
+        if newest is None or row["minute"] >= newest or _hour(row["minute"]) + HOUR_MARK not in compacted
+    ]
+
+
+def _hour(minute: datetime) -> datetime:
+    return minute.replace(minute=0, second=0, microsecond=0)
 
 
 def _row(record: Case | CasePicture) -> dict[str, Any]:

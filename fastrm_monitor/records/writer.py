@@ -23,8 +23,10 @@ _IDLE_SECONDS = 1.0
 _GATHER_SECONDS = 0.05
 """How long an incomplete batch waits for more: fewer transactions, and a lock that others get, too."""
 _BATCH_BYTES = 16 << 20
-_RESCUE_SHARE = 0.4
-"""Of the time that closing may take; it is kept for `rescue`."""
+_RESCUE_SHARES = (0.4, 0.7)
+"""Of `flush_seconds`, with an empty queue and with a full one: so much of the end is kept for `rescue`."""
+_STALL_SECONDS = 0.3
+"""A delivery that takes longer than this at the end leaves the queue to `rescue` at once."""
 
 
 class _Queued(NamedTuple, Generic[T]):
@@ -33,13 +35,14 @@ class _Queued(NamedTuple, Generic[T]):
 
 
 class Writer(Generic[T]):
-    """Delivers items in order on a daemon thread, which starts at the first `put`.
+    """Delivers items in order on a daemon thread, which starts at the first `put`, or earlier by `wake`.
 
     When the process forks, the parent delivers what it had queued; the child begins empty, with a thread of its own.
     When the process ends, what is queued is delivered for at most `flush_seconds`, items to be kept first.
 
     Args:
         deliver: takes a batch in order; does its own retries. When it raises, the batch is dropped as "store_error".
+            Where there is a `rescue`, it asks `pass_on` before it counts or keeps anything.
         size: items that may be queued.
         most_bytes: bytes that queued items and those in delivery may have together.
         flush_seconds: longest wait of `close` and of the end of the process.
@@ -47,9 +50,9 @@ class Writer(Generic[T]):
         batch: most items in one delivery.
         idle: called after each batch and about once a second while the thread lives, and once before it ends.
         hurry: called once, when closing begins, so that a delivery stops waiting.
-        rescue: called by `close` when the thread was too slow, with what is queued and the monotonic time until which
-            it may work; saves that, and what is in delivery, in another way, and returns what it could not. Without one
-            the queue is dropped, and the batch in delivery stays pending.
+        rescue: called by `close` when the thread was too slow, with what the delivery has not passed on and what is
+            queued, and the monotonic time until which it may work; saves that, and what was passed on, in another way,
+            and returns what it could not. Without one the queue is dropped, and the batch in delivery stays pending.
         sigterm: whether SIGTERM closes, too (see `ending`).
     """
 
@@ -80,14 +83,19 @@ class Writer(Generic[T]):
     def after_fork(self) -> None:
         """Begin empty: what the parent had queued is the parent's."""
         self._changed = threading.Condition()
+        self._closing = threading.RLock()
         self._queue: OrderedDict[int, _Queued[T]] = OrderedDict()  # by serial number
         self._droppable: deque[int] = deque()  # serial numbers of the queued items that need not be kept
         self._bytes = self._droppable_bytes = self._bytes_in_delivery = 0  # the first is of all items
         self._serial = 0  # of the next item
+        self._batches = 0  # taken for delivery so far
         self._in_delivery = 0  # items
+        self._in_hand: list[T] = []  # those of them that are not passed on
+        self._taken_back = False  # by `close`, since they were not passed on
         self._delivery_from = 0  # serial number of the first of them
         self._waiting = 0  # flushes
         self._thread: threading.Thread | None = None
+        self._rescuer: threading.Thread | None = None
         # The thread knows its writer by a weak reference, so that an abandoned writer goes away with its thread.
         # The pin is the strong one, and it is there exactly as long as there is something to do.
         self._pin: list[Writer[T]] = []
@@ -116,6 +124,11 @@ class Writer(Generic[T]):
         if self._sigterm and ending.arrange_sigterm():
             self._sigterm = False
 
+    def wake(self) -> None:
+        """Start the thread although nothing was put yet: there is something to do for `idle`."""
+        with self._changed:
+            self._start()
+
     @property
     def pending(self) -> int:
         """Items queued or in delivery."""
@@ -140,6 +153,16 @@ class Writer(Generic[T]):
             finally:
                 self._waiting -= 1
 
+    def pass_on(self, take: Callable[[], None]) -> bool:
+        """Inside `deliver`: `take` the batch into other hands; False, without that, when `close` has it already."""
+        with self._changed:
+            if threading.current_thread() is not self._rescuer:  # whose items are nobody else's
+                if self._taken_back:
+                    return False
+                self._in_hand = []
+            take()
+            return True
+
     def begin_close(self) -> None:
         """Take nothing more, and deliver without waiting; idempotent."""
         with self._changed:
@@ -160,19 +183,43 @@ class Writer(Generic[T]):
         self.begin_close()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout if self._rescue is None else timeout * (1 - _RESCUE_SHARE))
+            self._wait_for(thread, until - self._rescue_seconds())
+        with self._closing:  # who comes second, as the main thread does after SIGTERM, returns when all is saved
+            self._save_rest(until)
+
+    def _save_rest(self, until: float) -> None:
+        """Have `rescue` save what is left until then, or drop it."""
         with self._changed:
             rest = [queued.item for queued in self._queue.values()]
+            if self._rescue is not None and self._in_hand:
+                rest, self._in_hand, self._taken_back = self._in_hand + rest, [], True
             self._queue.clear()
             self._droppable.clear()
             self._bytes, self._droppable_bytes = self._bytes_in_delivery, 0
             stuck = self._in_delivery
             self._changed.notify_all()
         if self._rescue is not None and (rest or stuck):
+            self._rescuer = threading.current_thread()
             rest, stuck = self._rescue(rest, until), 0
         self._report(rest, "shutdown")
         if stuck or rest:
             logger.warning("fastrm-monitor: closed with %d records dropped and %d in delivery", len(rest), stuck)
+
+    def _wait_for(self, thread: threading.Thread, until: float) -> None:
+        """Wait for the thread's end, until then at most, or until it stalls and others could save what is queued."""
+        while thread.is_alive():
+            left, batch = until - time.monotonic(), self._batches
+            if left <= 0:
+                return
+            thread.join(left if self._rescue is None else min(left, _STALL_SECONDS))
+            if self._rescue is not None and self._queue and batch == self._batches:
+                return
+
+    def _rescue_seconds(self) -> float:
+        """However little is left to close, as after a flush on SIGTERM: so long it may take to save what waits."""
+        few, many = _RESCUE_SHARES
+        share = few + (many - few) * min(1.0, self.pending / self._size)
+        return 0.0 if self._rescue is None else share * self.flush_seconds
 
     # --- with the lock held ---------------------------------------------------------------------------------------
 
@@ -231,7 +278,8 @@ class Writer(Generic[T]):
                 self._droppable_bytes -= size
             self._bytes_in_delivery += size
             items.append(item)
-        self._in_delivery = len(items)
+        self._in_delivery, self._in_hand, self._taken_back = len(items), items, False
+        self._batches += 1
         return items
 
     def _may_go(self) -> bool:
@@ -252,9 +300,12 @@ class Writer(Generic[T]):
                 self._deliver(items)
             except BaseException as error:  # SystemExit, too, would end the thread and lose the batch in silence
                 log_once("fastrm-monitor: a batch could not be delivered: %s", "deliver", error)
-                self._report(items, "store_error")
+                with self._changed:
+                    self._in_hand = []
+                if not self._taken_back:
+                    self._report(items, "store_error")
         with self._changed:
-            self._in_delivery = 0
+            self._in_delivery, self._in_hand = 0, []
             self._bytes -= self._bytes_in_delivery
             self._bytes_in_delivery = 0
             if not self._queue and last == self._closed:  # closed meanwhile: there is a last turn to do
