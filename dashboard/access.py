@@ -10,8 +10,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from fastrm_monitor.config import load_settings
-from fastrm_monitor.dashboard import views, words
+from fastrm_monitor.dashboard import current, views, words
 from fastrm_monitor.dashboard.providers import read_providers
 
 _NAMES = ("email", "preferred_username", "name", "sub")  # claims that say who somebody is, the best first
@@ -23,7 +22,7 @@ def required() -> bool:
     Raises:
         FastRMError: a setting is not usable.
     """
-    return load_settings().auth is not None
+    return current.settings().auth is not None
 
 
 def name() -> str | None:
@@ -48,7 +47,7 @@ def sign_in() -> None:
     views.title("Sign in")
     views.empty("lock", "Reviewers only", "This dashboard shows what people asked a model, and the pictures they sent.")
     with st.container(horizontal=True, horizontal_alignment="center"):
-        for provider in read_providers(Path(load_settings().auth or "")):
+        for provider in read_providers(Path(current.settings().auth or "")):
             st.button(
                 "Sign in" if provider is None else f"Sign in with {provider.title()}",
                 key=f"sign-in-{provider}",

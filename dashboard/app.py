@@ -12,7 +12,7 @@ from fastrm_monitor.dashboard import access, seat, state, views
 from fastrm_monitor.errors import FastRMError
 
 OVERVIEW, QUEUE, CASE = "screens/overview.py", "screens/queue.py", "screens/case.py"
-HEALTH = "screens/health.py"
+CALIBRATION, HEALTH = "screens/calibration.py", "screens/health.py"
 
 _SIDEBAR = 240  # pixels; the filters need no more, and the picture needs every one
 
@@ -35,6 +35,7 @@ def main() -> None:
         [
             st.Page(OVERVIEW, title="Overview", icon=":material/monitoring:", default=True),
             st.Page(QUEUE, title="Review queue", icon=":material/rate_review:", url_path="queue"),
+            st.Page(CALIBRATION, title="Calibration", icon=":material/tune:", url_path="calibration"),
             st.Page(HEALTH, title="Health", icon=":material/monitor_heart:", url_path="health"),
             st.Page(CASE, title="Case", icon=":material/plagiarism:", url_path="case", visibility="hidden"),
         ],

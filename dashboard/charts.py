@@ -1,4 +1,4 @@
-"""The curves of the overview and the bars of the health page, as Altair charts. Knows buckets, not the store."""
+"""The pages' curves, bars and diagrams as Altair charts. Knows buckets and points, not the store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from typing import Any
 import altair as alt
 import numpy as np
 
+from fastrm_monitor.dashboard.preview import Day
+from fastrm_monitor.dashboard.reliability import Point
 from fastrm_monitor.dashboard.traffic import Bucket, Step, wilson
 
 _TIMES = {"minute": "%H:%M", "hour": "%d %b %H:%M", "day": "%d %b"}
 _HEIGHT = 190
 _BARS = 30
+_AFTER, _BEFORE = "#4c7df0", "#d98a00"  # told apart by everybody, and by their shapes
+_GREY = "#8a93a3"
+_DIAGRAM, _COUNTS = 310, 105  # pixels
+_DAYS = 230
+_LEFT = 44  # pixels of the labels at the left, so that charts below each other are aligned
 
 
 def flag_rate(buckets: Sequence[Bucket], step: Step, color: str) -> alt.LayerChart:
@@ -93,6 +100,110 @@ def latency(seconds: Sequence[float], color: str) -> alt.Chart:
         )
     )
     return bars
+
+
+def reliability(points: Sequence[Point]) -> tuple[alt.LayerChart, alt.Chart]:
+    """The share of right answers against the stated probability, before and after, with the interval of each bin.
+
+    Returns:
+        The diagram, and the labels of each bin, to be shown below it.
+    """
+    names = {"before": "before", "after": "after, held out"}
+    rows = [
+        {
+            "which": names[one.series],
+            "stated": one.stated,
+            "right": one.right.value,
+            "low": one.right.low,
+            "high": one.right.high,
+            "n": one.right.n,
+        }
+        for one in points
+    ]
+    which = alt.Scale(domain=list(names.values()), range=[_BEFORE, _AFTER])
+    color = alt.Color("which:N", title=None, scale=which, legend=_legend())
+    forms = alt.Scale(domain=list(names.values()), range=["square", "circle"])
+    shape = alt.Shape("which:N", title=None, scale=forms, legend=_legend())
+    whole = alt.Scale(domain=[0, 1], nice=False, padding=0)  # bars would get some, and points none
+    stated = alt.X("stated:Q", title=None, axis=alt.Axis(format="%", tickCount=5), scale=whole)
+    right = alt.Y("right:Q", title=None, axis=alt.Axis(format="%", tickCount=5, minExtent=_LEFT), scale=whole)
+    tips = [
+        alt.Tooltip("which:N", title="Confidence"),
+        alt.Tooltip("stated:Q", format=".1%", title="Stated"),
+        alt.Tooltip("right:Q", format=".1%", title="Right"),
+        alt.Tooltip("low:Q", format=".1%", title="Interval from"),
+        alt.Tooltip("high:Q", format=".1%", title="to"),
+        alt.Tooltip("n:Q", title="Labels"),
+    ]
+    ends = alt.InlineData(values=[{"at": 0}, {"at": 1}])
+    perfect = alt.Chart(ends, height=_DIAGRAM).mark_line(color=_GREY, strokeDash=[4, 4])
+    perfect = perfect.encode(x=alt.X("at:Q", scale=whole), y=alt.Y("at:Q", scale=whole))
+    base = alt.Chart(alt.InlineData(values=rows)).encode(x=stated, color=color)
+    bars = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+    marks = base.mark_point(size=70, filled=True, opacity=1).encode(y=right, shape=shape, tooltip=tips)
+    under = alt.X(
+        "stated:Q", title="stated probability", axis=alt.Axis(labels=False, ticks=False, tickCount=5), scale=whole
+    )
+    counts: alt.Chart = (
+        alt.Chart(alt.InlineData(values=rows), height=_COUNTS)
+        .mark_bar(size=5)
+        .encode(
+            x=under,
+            y=alt.Y("n:Q", title=None, stack=None, axis=alt.Axis(tickCount=2, minExtent=_LEFT)),
+            color=alt.Color("which:N", scale=which, legend=None),
+            tooltip=tips,
+        )
+    )
+    return alt.LayerChart(layer=[perfect, bars, marks]), counts
+
+
+def flagged_by_day(days: Sequence[Day]) -> alt.LayerChart:
+    """Share of the answers of each day that a threshold flags, with its interval, beside that of today."""
+    names = {"new": "this threshold", "today": "today's"}
+    rows = [
+        {
+            "which": names[name],
+            "time": day.start.isoformat(),
+            "share": share.value,
+            "low": share.low,
+            "high": share.high,
+            "n": share.n,
+        }
+        for day in days
+        for name, share in (("new", day.new), ("today", day.today))
+    ]
+    which = list(names.values())
+    colors, forms = (
+        alt.Scale(domain=which, range=[_AFTER, _BEFORE]),
+        alt.Scale(domain=which, range=["circle", "square"]),
+    )
+    share = alt.Y("share:Q", title=None, axis=alt.Axis(format="%", tickCount=4), scale=alt.Scale(domainMin=0))
+    tips = [
+        _tip_time("day"),
+        alt.Tooltip("which:N", title="Threshold"),
+        alt.Tooltip("share:Q", format=".1%", title="Flagged"),
+        alt.Tooltip("low:Q", format=".1%", title="Interval from"),
+        alt.Tooltip("high:Q", format=".1%", title="to"),
+        alt.Tooltip("n:Q", title="Sampled answers"),
+    ]
+    base = _base(rows, "day").properties(height=_DAYS)
+    new, today = (base.transform_filter(alt.datum.which == names[name]) for name in names)
+    bars = new.mark_rule(strokeWidth=1.5, opacity=0.55, color=_AFTER).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+    lines = [
+        new.mark_line(strokeWidth=2, color=_AFTER).encode(y=share),
+        today.mark_line(strokeWidth=2, color=_BEFORE, strokeDash=[5, 4]).encode(y=share),
+    ]
+    marks = base.mark_point(size=55, filled=True, opacity=1).encode(
+        y=share,
+        color=alt.Color("which:N", title=None, scale=colors, legend=_legend()),
+        shape=alt.Shape("which:N", title=None, scale=forms, legend=_legend()),
+        tooltip=tips,
+    )
+    return alt.LayerChart(layer=[bars, *lines, marks])
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(orient="top", symbolOpacity=1)
 
 
 def _base(rows: list[dict[str, Any]], step: Step) -> alt.Chart:

@@ -46,12 +46,11 @@ def chosen() -> Drawing:
     )
 
 
-def controls() -> Drawing:
-    """The controls; returns what they say."""
-    drawing = chosen()
+def controls(drawing: Drawing) -> None:
+    """The controls, which stand as `drawing` says."""
     hidden = not drawing.heatmap
     with st.container(key="frm-controls", gap="small"):
-        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.button(
                 "Show heatmap" if hidden else "Hide heatmap",
                 icon=":material/visibility:" if hidden else ":material/visibility_off:",
@@ -84,7 +83,6 @@ def controls() -> Drawing:
                 disabled=hidden or drawing.outline is None,
                 persist_state="session",
             )
-    return drawing
 
 
 def _flip() -> None:

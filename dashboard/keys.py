@@ -1,7 +1,6 @@
-"""Every key of the reviewer's desk, the sheet that lists them, and the keys that Streamlit has no name for.
+"""Every key of the reviewer's desk, and the sheet that lists them.
 
-Streamlit binds letters and digits to buttons. `?`, and a key that puts the cursor into the note, are bound by a script
-of a few lines, which presses a button or moves the focus and does nothing else.
+Streamlit binds letters and digits to buttons; the other keys are bound by `scripts.KEYS`.
 """
 
 from __future__ import annotations
@@ -18,24 +17,6 @@ TAGS = dict(zip(words.TAG_NAMES, "56789", strict=True))
 
 NEXT, PREVIOUS, UNDO, HEATMAP, SHEET, NOTE = "N", "P", "U", "H", "K", "t"
 
-_SCRIPT = """<script>
-if (!window.frmKeys) {
-  window.frmKeys = true;
-  document.addEventListener('keydown', event => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const note = document.querySelector('.st-key-frm-verdicts input'), at = event.target;
-    if (at.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(at.tagName)) {
-      if (at === note && (event.key === 'Enter' || event.key === 'Escape')) setTimeout(() => note.blur());
-    } else if (event.key.toLowerCase() === 't' && note) {
-      event.preventDefault();
-      note.focus();
-    } else if (event.key === '?') {
-      document.querySelector('.st-key-sheet button')?.click();
-    }
-  });
-}
-</script>"""
-
 
 def button() -> None:
     """The button of the sheet, and below it the sheet while it is open."""
@@ -48,7 +29,6 @@ def button() -> None:
         on_click=_turn,
         width="stretch",
     )
-    st.html(_SCRIPT, unsafe_allow_javascript=True)
     if state.desk().sheet:
         st.html(
             f'<div class="frm-sheet" role="dialog" aria-label="Keys"><h2>Keys</h2>{words.table(("", ""), rows())}</div>'
@@ -64,6 +44,7 @@ def rows() -> list[tuple[str, str]]:
         (UNDO, "Take back the last verdict of this session"),
         (f"{NEXT} {PREVIOUS}", "Next case, previous case"),
         (HEATMAP, "Hide or show the heatmap"),
+        ("Tab ←↑↓→", "To the heatmap, and from patch to patch: the value of each"),
         (f"{SHEET} ?", "Open or close this sheet"),
     ]
 

@@ -5,6 +5,9 @@ A fragment: moving a slider draws the pictures again and asks the store nothing.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -12,18 +15,19 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from fastrm_monitor.dashboard import views
-from fastrm_monitor.dashboard.drawing import Drawing, controls
+from fastrm_monitor.dashboard.drawing import Drawing, chosen, controls
 from fastrm_monitor.dashboard.queries import CaseView, PictureView
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.overlay import RAMP, Scale, overlay
 from fastrm_monitor.records.images import MOST_PIXELS, unpack_map
-from fastrm_monitor.types import WHOLE, RelevanceMap
+from fastrm_monitor.types import WHOLE, Region, RelevanceMap
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _PLAIN = (112, 118, 130)  # in place of a picture that is not there
 GAP = 16
 """Pixels between two pictures side by side."""
 _MOST_CELLS = 4096  # patches that can be pointed at; more would make the page slow
+_KEPT = 32  # drawn pictures, a third of a megabyte each
 
 
 @st.fragment
@@ -38,14 +42,14 @@ def panel(view: CaseView, *, room: tuple[int, int], every: bool = False) -> None
     if not view.pictures:
         views.empty("image_not_supported", "No picture", "The case was stored without pictures and maps.")
         return
-    chosen = range(len(view.pictures))
+    numbers = range(len(view.pictures))
     if len(view.pictures) > 1 and not every:
-        chosen = range(_choose(len(view.pictures), view.case_id), len(view.pictures))[:1]
-    slot = st.container(key="frm-pictures", gap="small")
-    drawing = controls()
-    for number in chosen:
-        with slot:
+        numbers = range(_choose(len(view.pictures), view.case_id), len(view.pictures))[:1]
+    drawing = chosen()
+    with st.container(key="frm-pictures", gap="small"):
+        for number in numbers:
             _one(view.pictures[number], number, len(view.pictures), room, drawing)
+    controls(drawing)
 
 
 def _choose(count: int, case_id: str) -> int:
@@ -100,7 +104,7 @@ def show(
     key: str,
     whose: str = "its",
 ) -> str:
-    """Show a picture, with a map over it whose patches say their values when they are pointed at.
+    """Show a picture, with a map over it whose patches say their values when they are pointed at or gone to.
 
     Args:
         picture: to be shown.
@@ -118,45 +122,104 @@ def show(
     Raises:
         DataError: the map cannot be drawn.
     """
+    found = _drawn(picture, grid.values.tobytes(), grid.values.shape, grid.region, room, drawing)
+    alt = describe(grid, number, count, drawing.heatmap, whose)
+    with st.container(key=f"frm-hover-{key}", width=found.size[0]):
+        st.image(found.content, width=found.size[0], output_format="PNG", alt=alt)
+        if drawing.heatmap and grid.values.size <= _MOST_CELLS:
+            st.html(values(grid, found.size))
+    return found.missing
+
+
+def ahead(view: CaseView | None, *, room: tuple[int, int]) -> None:
+    """Draw the picture of the case that comes next, out of sight, so that it is in the browser when it is asked for.
+
+    Args:
+        view: the case; None, or one without pictures, makes nothing ready.
+        room: (width, height) in pixels, as for `panel`.
+    """
+    drawing = chosen()
+    with st.container(key="frm-ahead"):
+        if view is not None and view.pictures and not (drawing.heatmap and drawing.beside):
+            with suppress(DataError):  # it is said when the case is looked at
+                grid = map_of(view.pictures[0])
+                packed = grid.values.tobytes()
+                found = _drawn(view.pictures[0], packed, grid.values.shape, grid.region, room, drawing)
+                st.image(found.content, width=found.size[0], output_format="PNG", alt="")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture as the page shows it.
+
+    Attributes:
+        content: PNG; JPEG would blur the patches' edges.
+        size: (width, height) in pixels.
+        missing: why there is a grey field in its place; "" when there is none.
+    """
+
+    content: bytes
+    size: tuple[int, int]
+    missing: str
+
+
+@lru_cache(maxsize=_KEPT)
+def _drawn(
+    picture: PictureView,
+    relevance: bytes,
+    shape: tuple[int, ...],
+    region: Region,
+    room: tuple[int, int],
+    drawing: Drawing,
+) -> Drawn:
+    """A picture with a map, of float32 as bytes. Kept, so that the next case's is there before it is asked for."""
     drawn, missing = canvas(picture, room)
     if drawing.heatmap:
         drawn = overlay(
             drawn,
-            grid.values,
-            grid.region,
+            np.frombuffer(relevance, np.float32).reshape(shape),
+            region,
             opacity=drawing.opacity,
             patches=drawing.patches,
             scale=drawing.scale,
             outline=drawing.outline,
         )
-        drawn = _framed(drawn, grid.region)
-    alt = describe(grid, number, count, drawing.heatmap, whose)
-    with st.container(key=f"frm-hover-{key}", width=drawn.width):
-        st.image(drawn, width=drawn.width, output_format="PNG", alt=alt)  # JPEG would blur the patches' edges
-        if drawing.heatmap and grid.values.size <= _MOST_CELLS:
-            st.html(cells(grid, drawn.size))
-    return missing
+        drawn = _framed(drawn, region)
+    buffer = BytesIO()
+    drawn.save(buffer, "PNG", compress_level=1)  # a third of the time that the usual 6 takes, an eighth more bytes
+    return Drawn(buffer.getvalue(), drawn.size, missing)
 
 
-def cells(grid: RelevanceMap, size: tuple[int, int]) -> str:
-    """HTML to lie exactly over a picture: an element over each patch that shows something of it, with its value.
+def values(grid: RelevanceMap, size: tuple[int, int]) -> str:
+    """HTML to lie exactly over a picture: says the value of the patch that is pointed at, or gone to by arrow keys.
+
+    One element, whose script (`scripts.POINTING`) knows the patches' edges in percent and their values in hundredths.
 
     Args:
         grid: the map.
         size: (width, height) of the picture in pixels; narrower where the page has less room.
+
+    Returns:
+        "" when no patch lies on the picture.
     """
     rows, columns = grid.values.shape
     left, top, right, bottom = grid.region
     x, y = np.linspace(left, right, columns + 1).clip(0, 1), np.linspace(top, bottom, rows + 1).clip(0, 1)
     across, down = np.flatnonzero(np.diff(x) > 0), np.flatnonzero(np.diff(y) > 0)
-    marks = "".join(f'<i data-value="{grid.values[row, column]:.2f}"></i>' for row in down for column in across)
+    if not (len(across) and len(down)):
+        return ""
+    x, y = x[[*across, across[-1] + 1]], y[[*down, down[-1] + 1]]
+    hundredths = np.rint(100 * grid.values[np.ix_(down, across)]).astype(int)
     place = f"inset:{100 * y[0]:.4f}% {100 * (1 - x[-1]):.4f}% {100 * (1 - y[-1]):.4f}% {100 * x[0]:.4f}%"
-    # In percent: tracks whose factors add up to less than 1 would leave a part of their grid empty.
-    tracks = "/".join(" ".join(f"{100 * part:.4f}fr" for part in np.diff(edges) if part > 0) for edges in (y, x))
+    inside = " ".join(
+        f'data-{name}="{" ".join(f"{100 * share:.5g}" for share in (edges - edges[0]) / (edges[-1] - edges[0]))}"'
+        for name, edges in (("x", x), ("y", y))
+    )
     shape = f"width:min(100%,{size[0]}px);aspect-ratio:{size[0]}/{size[1]}"
     return (
-        f'<div class="frm-over" style="{shape}" aria-hidden="true">'
-        f'<div style="{place};grid-template:{tracks}">{marks}</div></div>'
+        f'<div class="frm-over" style="{shape}"><div class="frm-grid" tabindex="0" role="application" '
+        f'aria-label="Relevance of each patch; the arrow keys go from patch to patch" style="{place}" {inside} '
+        f'data-values="{" ".join(map(str, hundredths.ravel()))}"><i hidden></i><output></output></div></div>'
     )
 
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, select, true, tuple_
+from sqlalchemy import Boolean, ColumnElement, Select, and_, func, literal, select, true, tuple_
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session, selectinload
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from fastrm_monitor.records.claims import unclaimed
 from fastrm_monitor.records.models import Case, CasePicture, Review
@@ -214,10 +217,36 @@ _COLUMNS: dict[str, tuple[InstrumentedAttribute[Any] | None, bool]] = {  # order
 }
 
 
+class _Passing(FunctionElement[bool]):
+    """A column that SQLite does not choose an index by.
+
+    An SQLite store has no statistics, and without them SQLite takes the index of any equality, sorts what it finds and
+    so reads every flagged case for the first page. Its own remedy is a plus sign.
+    """
+
+    name = "passing"
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_Passing)
+def _as_it_is(element: _Passing, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(_Passing, "sqlite")
+def _with_a_plus(element: _Passing, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
+
+
 def _filters(queue: Queue) -> list[ColumnElement[bool]]:
+    """Which cases are in the queue, said so that the index of its order is the one that is used (see `models.Case`)."""
     states = {"open": Case.verdict.is_(None), "reviewed": Case.verdict.is_not(None), "all": true()}
-    kinds = {"flagged": Case.flagged.is_(True), "sampled": Case.sampled.is_(True), "all": true()}
-    return [kinds[queue.kind], states[queue.state]]
+    if queue.kind == "all":
+        return [states[queue.state]]
+    column = Case.flagged if queue.kind == "flagged" else Case.sampled
+    by_kind = queue.state == "all" and _COLUMNS[queue.order][0] is None
+    return [(column if by_kind else _Passing(column)).is_(True), states[queue.state]]
 
 
 def _take(session: Session, query: Select[Any], queue: Queue, limit: int, offset: int = 0) -> list[Any]:
@@ -277,6 +306,28 @@ def _neighbour(session: Session, queue: Queue, at: _Cursor, seat: str | None, *,
         if found is not None:
             return found
     return None
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+def models(session: Session) -> list[tuple[str, str]]:
+    """The models with scored cases and their proxies' versions, that with the newest case first.
+
+    Goes from one to the next in their index, since there are few of them and a million cases.
+    """
+    found: list[tuple[int, str, str]] = []
+    pair = tuple_(Case.model, Case.proxy_version)
+    scored = select(Case.model, Case.proxy_version).where(Case.confidence.is_not(None))
+    following = scored.order_by(Case.model, Case.proxy_version).limit(1)
+    here = session.execute(following).one_or_none()
+    while here is not None:
+        model, proxy = here
+        own = (Case.confidence.is_not(None), Case.model == model, Case.proxy_version == proxy)
+        newest = session.scalar(select(Case.id).where(*own).order_by(Case.id.desc()).limit(1))
+        found.append((newest or 0, model, proxy))
+        here = session.execute(following.where(pair > tuple_(literal(model), literal(proxy)))).one_or_none()
+    return [(model, proxy) for _, model, proxy in sorted(found, reverse=True)]
 
 
 # --- one case ------------------------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ When another reviewer was first nothing is written, note and tags stay, and the 
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import streamlit as st
 
 from fastrm_monitor.dashboard import keys, queries, seat, state, views, words
-from fastrm_monitor.dashboard.queries import CaseView, Queue
-from fastrm_monitor.dashboard.state import Desk, Given, Notice
+from fastrm_monitor.dashboard.queries import CaseView, Queue, ReviewView
+from fastrm_monitor.dashboard.state import Desk, Done, Given, Notice
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.store import ReviewConflict, Store
 
@@ -27,14 +28,17 @@ def buttons(view: CaseView, queue: Queue | None) -> None:
     others = seat.others_at(view.case_id)
     if others is not None:
         views.notice("info", f"{others} is looking at this case in another window.")
+    labelled = _labelled(view)
+    if labelled and state.desk().notice is None:  # which says the same
+        views.notice("info", f"{labelled} Another verdict is put beside it and counts instead.")
     if state.read_only():
         views.quiet("This dashboard is read-only: verdicts are given elsewhere.")
         return
     last = state.desk().last
     with st.container(key="frm-verdicts", gap="small"):
-        for pair in (("correct", "wrong"), ("not_grounded", "unsure")):
-            for column, verdict in zip(st.columns(2, gap="small"), pair, strict=True):
-                column.button(
+        with st.container(key="frm-four"):
+            for verdict in keys.VERDICTS:
+                st.button(
                     words.VERDICT_NAMES[verdict],
                     # Of the case: a key pressed twice must not label the next case, which nobody has seen yet.
                     key=f"verdict-{verdict}-{view.case_id}",
@@ -66,6 +70,22 @@ def buttons(view: CaseView, queue: Queue | None) -> None:
                 args=(last,),
                 help="Take back the last verdict of this session.",
             )
+    state.say_done()
+
+
+def _labelled(view: CaseView) -> str:
+    """Who labelled a case, and when, if it was not this session: a sentence, or ""."""
+    if view.verdict is None or not view.reviews:
+        return ""
+    if any((given.case_id, given.version) == (view.case_id, view.version) for given in state.desk().given):
+        return ""
+    return _said(view.reviews[-1])
+
+
+def _said(last: ReviewView) -> str:
+    seconds = max((datetime.now(UTC) - last.created_at).total_seconds(), 0)
+    when = f"{seconds:.0f} s ago" if seconds < 60 else words.age(last.created_at)
+    return f"{last.reviewer} labelled this case “{words.VERDICT_NAMES.get(last.verdict, last.verdict)}” {when}."
 
 
 def _tags(case_id: str) -> None:
@@ -119,10 +139,10 @@ def _commit(case_id: str, version: int, before: str | None, verdict: str, queue:
         except FastRMError as error:
             desk.notice = Notice("error", str(error))
             return
+        desk.done = Done(f"Labelled “{words.VERDICT_NAMES[verdict]}”.", views.VERDICT_ICONS[verdict])
     # From here on this run may be stopped at any line.
     st.session_state[_note(case_id)] = ""
     st.session_state[f"tags-{case_id}"] = []
-    st.toast(f"Labelled “{words.VERDICT_NAMES[verdict]}”.", icon=f":material/{views.VERDICT_ICONS[verdict]}:")
 
 
 def _conflict(store: Store, desk: Desk, case_id: str, verdict: str) -> Notice | None:
@@ -146,8 +166,7 @@ def _conflict(store: Store, desk: Desk, case_id: str, verdict: str) -> Notice | 
         )
     return Notice(
         "warning",
-        f"{last.reviewer} labelled this case “{said}” meanwhile. Your “{wanted}” was not stored, note and tags are "
-        "kept: press again to overrule, or go on.",
+        f"{_said(last)} Your “{wanted}” was not stored, note and tags are kept: press again to overrule, or go on.",
     )
 
 
@@ -174,4 +193,4 @@ def undo(shown: Given) -> None:
             return
         desk.given.pop()
         desk.case_id = shown.case_id
-    st.toast("Taken back.", icon=":material/undo:")
+        desk.done = Done("Taken back.", "undo")

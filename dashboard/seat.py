@@ -41,6 +41,8 @@ class Seat:
 
     def __post_init__(self) -> None:
         self._due = 0.0  # on the monotonic clock
+        self._had = False
+        self._who = ""
         self._lock = Lock()
 
     def take(self, case_id: str, reviewer: str) -> str | None:
@@ -49,14 +51,21 @@ class Seat:
             return None
         with self._lock:
             now = time.monotonic()
-            if case_id == self.case_id and now < self._due:
+            if (case_id, reviewer) == (self.case_id, self._who) and now < self._due:
                 return self.holder
-            self.case_id, self.holder, self._due = case_id, None, now + claims.SECONDS / 3
+            self.case_id, self._who, self.holder, self._had = case_id, reviewer, None, False
+            self._due = now + claims.SECONDS / 3
             with suppress(FastRMError):  # a verdict will say what is wrong with the store
                 self.holder = claims.claim(self.store, case_id, reviewer, self.token)
+                self._had = self.holder is None
             if self.holder is not None:
                 self._due = now + _AGAIN
             return self.holder
+
+    def has(self, case_id: str) -> bool:
+        """Whether the case is claimed by us for now, so that it is nobody else's."""
+        with self._lock:
+            return self._had and case_id == self.case_id and time.monotonic() < self._due
 
     def leave(self) -> None:
         """Let go of what is claimed."""
@@ -89,6 +98,8 @@ def leave() -> None:
 
 def others_at(case_id: str) -> str | None:
     """Who looks at a case in another session; None when nobody does."""
+    if seat().has(case_id):
+        return None
     with state.store().session() as session:
         return claims.holders(session, [case_id], state.desk().token).get(case_id)
 

@@ -155,7 +155,7 @@ def _check_port(host: str, port: int) -> None:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise FastRMError(f"The dashboard cannot listen on {host}:{port} ({error}): choose another port.") from None
 
 

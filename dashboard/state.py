@@ -14,11 +14,12 @@ from uuid import uuid4
 
 import streamlit as st
 
-from fastrm_monitor.config import DEFAULT_STORE, load_settings
-from fastrm_monitor.dashboard import access, views
+from fastrm_monitor.config import DEFAULT_STORE
+from fastrm_monitor.dashboard import access, current, views
 from fastrm_monitor.dashboard.queries import Queue
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.store import Store
+from fastrm_monitor.records.text import clean_text
 
 DEFAULT_REVIEWER = "reviewer"
 
@@ -31,6 +32,14 @@ class Notice:
 
     kind: Literal["warning", "error"]
     text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the last action did, said for a moment; our own words."""
+
+    text: str
+    symbol: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Desk:
         case_id: the case at hand in the queue; None when there is none.
         given: the verdicts of this session that can be undone, oldest first.
         notice: shown until the next action.
+        done: to be said once.
         token: names the session where it claims cases; another tab of the same reviewer has another one.
         present: whether the queue is on the screen.
         sheet: whether the list of keys is.
@@ -69,6 +79,7 @@ class Desk:
     case_id: str | None = None
     given: list[Given] = field(default_factory=list)
     notice: Notice | None = None
+    done: Done | None = None
     token: str = field(default_factory=lambda: uuid4().hex)
     present: bool = False
     sheet: bool = False
@@ -92,8 +103,8 @@ def store() -> Store:
     Raises:
         FastRMError: it cannot be opened; the sentence says what to do and holds no password.
     """
-    settings = load_settings()
-    return _open(DEFAULT_STORE if settings.store is None else settings.store.get_secret_value())
+    url = current.settings().store
+    return _open(DEFAULT_STORE if url is None else url.get_secret_value())
 
 
 @st.cache_resource(show_spinner=False, on_release=Store.close)
@@ -106,13 +117,18 @@ def reviewer() -> str:
     return access.name() or str(st.session_state.get("reviewer") or "").strip() or DEFAULT_REVIEWER
 
 
+def linked_case() -> str:
+    """The id of the case that the page's address names, without characters that no id has; empty when there is none."""
+    return clean_text(st.query_params.get("case", ""))
+
+
 def read_only() -> bool:
     """Whether this dashboard only shows: no verdicts, no claims, nothing published.
 
     Raises:
         FastRMError: a setting is not usable.
     """
-    return load_settings().read_only
+    return current.settings().read_only
 
 
 def show_notice() -> None:
@@ -120,6 +136,17 @@ def show_notice() -> None:
     notice = desk().notice
     if notice is not None:
         views.notice(notice.kind, notice.text)
+
+
+def say_done() -> None:
+    """Say what the last action did, once.
+
+    Not where it was done: what a callback draws in a fragment takes the place of something else of the page.
+    """
+    session = desk()
+    done, session.done = session.done, None
+    if done is not None:
+        st.toast(done.text, icon=f":material/{done.symbol}:")
 
 
 def guarded(page: Callable[_P, None]) -> Callable[_P, None]:

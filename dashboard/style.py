@@ -5,7 +5,7 @@ STYLE = """
 .stMainBlockContainer { max-width: 1240px; padding-inline: 2.5rem; }
 @media (min-width: 1900px) and (min-height: 1100px) { /* a large screen: more room, and pictures that fill it */
   .stMainBlockContainer { max-width: 1640px; }
-  [class*="st-key-frm-hover-"] { zoom: 1.5; }
+  [data-testid="stLayoutWrapper"]:has(> [class*="st-key-frm-hover-"]) { zoom: 1.5; } /* it has the width */
 }
 /* White on a blue that can be read on dark cannot be read. */
 button[kind="primary"] { color: light-dark(#ffffff, #11141a); }
@@ -54,18 +54,23 @@ p.frm-why { margin: 0.2rem 0 0; font-size: 0.9375rem; }
   max-height: 6.2rem; margin-bottom: 0.7rem; }
 .frm-answer { font-weight: 600; margin-bottom: 0; max-height: 7.6rem; }
 
-/* Over a picture: one element for each patch, which says its value when it is pointed at. */
+/* Over a picture: says the value of the patch that is pointed at or gone to (see scripts.POINTING). */
 [class*="st-key-frm-hover-"] { position: relative; }
 [class*="st-key-frm-hover-"] > .stElementContainer:has(.frm-over) { position: absolute; inset: 0;
   width: 100% !important; pointer-events: none; }
 .frm-over { position: relative; }
-.frm-over > div { position: absolute; display: grid; }
-.frm-over i { position: relative; pointer-events: auto; cursor: crosshair; min-width: 0; min-height: 0; }
-.frm-over i:hover { outline: 2px solid #fff; box-shadow: 0 0 0 3px #14171d; z-index: 1; }
-.frm-over i:hover::after { content: attr(data-value); position: absolute; left: 50%; bottom: calc(100% + 7px);
-  transform: translateX(-50%); padding: 0.1rem 0.4rem; border-radius: 0.3rem; background: #14171d; color: #fff;
-  font: 600 0.8125rem/1.3 'Source Sans', sans-serif; font-variant-numeric: tabular-nums; white-space: nowrap;
+.frm-grid { position: absolute; pointer-events: auto; cursor: crosshair; }
+.frm-grid:focus-visible { outline: 2px solid #3557d6; outline-offset: 2px; box-shadow: 0 0 0 2px #fff; }
+.frm-grid i { position: absolute; outline: 2px solid #fff; box-shadow: 0 0 0 3px #14171d; z-index: 1;
   pointer-events: none; }
+.frm-grid i::after { content: attr(data-value); position: absolute; left: 50%; bottom: calc(100% + 7px);
+  transform: translateX(-50%); padding: 0.1rem 0.4rem; border-radius: 0.3rem; background: #14171d; color: #fff;
+  font: 600 0.8125rem/1.3 'Source Sans', sans-serif; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.frm-grid i.frm-below::after { bottom: auto; top: calc(100% + 7px); }
+.frm-grid output { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+/* What takes no room: the scripts, and the next case's picture, which the browser fetches ahead. */
+[data-testid="stLayoutWrapper"]:has(> :is(.st-key-frm-ahead, .st-key-frm-scripts)) {
+  position: absolute; width: 1px; height: 1px; overflow: hidden; visibility: hidden; }
 
 .frm-legend { display: flex; align-items: center; gap: 0.5rem; font-size: 0.8125rem; font-variant-numeric: tabular-nums;
   color: color-mix(in srgb, currentColor 75%, transparent); }
@@ -98,6 +103,7 @@ p.frm-why { margin: 0.2rem 0 0; font-size: 0.9375rem; }
   border: 1px solid color-mix(in srgb, currentColor 25%, transparent); box-shadow: 0 0.5rem 2rem rgb(0 0 0 / 0.3); }
 .frm-sheet h2 { font-size: 1rem; font-weight: 600; padding: 0 0 0.4rem; margin: 0; }
 .frm-sheet td:first-child { font-weight: 600; white-space: nowrap; width: 3rem; }
+.st-key-frm-four { display: grid; grid-template-columns: 1fr 1fr; gap: 0.5rem; }
 .st-key-frm-tags button { min-height: 1.9rem; padding: 0 0.5rem; }
 .st-key-frm-tags button, .st-key-frm-tags button p { font-size: 0.8125rem; }
 

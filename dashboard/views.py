@@ -16,6 +16,7 @@ from PIL import Image
 from fastrm_monitor.dashboard import words
 from fastrm_monitor.dashboard.meanings import Feature
 from fastrm_monitor.dashboard.queries import CaseRow, CaseView
+from fastrm_monitor.dashboard.scripts import KEYS, POINTING
 from fastrm_monitor.dashboard.style import STYLE
 from fastrm_monitor.overlay import colors
 
@@ -40,8 +41,10 @@ def favicon() -> Image.Image:
 
 
 def style() -> None:
-    """Put the pages' style sheet in; once a run."""
+    """Put the pages' style sheet and scripts in; once a run."""
     st.html(STYLE)
+    with st.container(key="frm-scripts"):
+        st.html(f"<script>{KEYS}{POINTING}</script>", unsafe_allow_javascript=True)
 
 
 def icon(name: str) -> str:
@@ -75,9 +78,10 @@ def section(text: str, aside: str = "") -> None:
 
 
 def notice(kind: str, text: str) -> None:
-    """A sentence that must be read; `kind` is "info", "warning" or "error". The text is made inert."""
-    symbol, tone = {"info": ("group", "blue"), "warning": ("warning", "amber")}.get(kind, ("error", "red"))
-    role = "status" if kind == "info" else "alert"
+    """A sentence that must be read; `kind` is "info", "done", "warning" or "error". The text is made inert."""
+    tones = {"info": ("group", "blue"), "done": ("check_circle", "green"), "warning": ("warning", "amber")}
+    symbol, tone = tones.get(kind, ("error", "red"))
+    role = "status" if kind in ("info", "done") else "alert"
     st.html(f'<div class="frm-notice frm-{tone}" role="{role}">{icon(symbol)}<span>{words.inert(text)}</span></div>')
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 from fastrm_monitor.dashboard.queries import CaseRow, CaseView
@@ -60,6 +61,9 @@ LOSS_REASONS = {
 }
 """Reasons and stages in words; others are shown by their label."""
 
+MOST_SHOWN = 20_000
+"""Characters of one text that a page shows."""
+
 _TAG = re.compile(r"(?<!\S)#(\w[\w-]{0,63})")
 _JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji need them
 _SHORT_REASONS = {
@@ -73,9 +77,13 @@ def inert(text: str) -> str:
     """HTML that shows `text` and does nothing else.
 
     Direction is kept inside an isolated element. Control and format characters other than line breaks and tabs, such
-    as right-to-left overrides and zero-width spaces, are written out as marks like U+202E.
+    as right-to-left overrides and zero-width spaces, are written out as marks like U+202E. Of a very long text the end
+    is left out, which is said: every mark is an element, and a million of them would stop the browser.
     """
-    return f'<bdi dir="auto">{"".join(_shown(character) for character in text)}</bdi>'
+    shown = "".join(_shown(character) for character in text[:MOST_SHOWN])
+    more = len(text) - MOST_SHOWN
+    rest = f'<span class="frm-mark">{more:,} more characters are stored; an export has them</span>' if more > 0 else ""
+    return f'<bdi dir="auto">{shown}</bdi>{rest}'
 
 
 def plain(text: str) -> str:
@@ -151,6 +159,28 @@ def short_reason(row: CaseRow) -> str:
     if row.flagged:
         return _SHORT_REASONS.get(row.reason or "", _label(row.reason))
     return "random sample"
+
+
+def statement(method: str, target: float, confidence: float | None) -> str:
+    """What a threshold was chosen for, in words; plain text that may hold a foreign label."""
+    if method == "flag-rate":
+        return f"{target:.1%} of the traffic is flagged"
+    sure = "" if confidence is None else f", {confidence:.0%} confidence"
+    if method == "risk":
+        return f"at most {target:.1%} of the unflagged answers are wrong{sure}"
+    if method == "precision":
+        return f"at least {target:.1%} of the flagged answers are wrong{sure}"
+    return _label(method)
+
+
+def how_chosen(chosen: Mapping[str, Any]) -> str:
+    """How a published threshold was chosen, from what is stored with it; anything may be stored there."""
+    try:
+        sure = chosen.get("confidence")
+        said = statement(str(chosen["method"]), float(chosen["target"]), None if sure is None else float(sure))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "not said"
+    return f"{said[:1].upper()}{said[1:]}"
 
 
 def loss_reason(name: str, label: str) -> str:

@@ -3,7 +3,8 @@
     python docs/screenshots.py sqlite:///fastrm-demo/fastrm.db
 
 Starts the dashboard on a free port, takes PAGE.png and PAGE-dark.png of every page at 1280 x 800, with a palette of 256
-colours so that they stay small, and stops it. Needs Chromium, chromedriver and selenium; tells no store from another.
+colours so that they stay small, and stops it. `--only calibration` takes that page alone, of a store with labels. Needs
+Chromium, chromedriver and selenium; tells no store from another.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ from fastrm_monitor.records.store import Store
 
 SIZE = (1280, 800)
 WAIT = 40.0  # seconds
+PAGES = {
+    "overview": "/",
+    "queue": "/queue",
+    "case": "/case?case={case}",
+    "calibration": "/calibration?at-risk=10",
+    "health": "/health",
+}
 
 
 def main() -> None:
@@ -42,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store", help="SQLAlchemy URL of the store, with at least one flagged case")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the pictures")
+    parser.add_argument("--only", action="append", choices=PAGES, help="take this page, and no other that is not named")
     arguments = parser.parse_args()
     with Store(arguments.store) as store, store.session() as session:
         first = queries.first(session, queries.Queue())
@@ -49,7 +58,7 @@ def main() -> None:
         case_id = first and queries.step(session, queries.Queue(), first, forward=True)
     if case_id is None:
         parser.error("the store needs two open flagged cases to show")
-    paths = {"overview": "/", "queue": "/queue", "case": f"/case?case={case_id}", "health": "/health"}
+    paths = {name: path.format(case=case_id) for name, path in PAGES.items() if name in (arguments.only or PAGES)}
     with dashboard(arguments.store) as url:
         for scheme in ("light", "dark"):
             with browser(scheme) as driver:

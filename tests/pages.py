@@ -9,7 +9,8 @@ from streamlit.testing.v1 import AppTest
 from fastrm_monitor import dashboard
 
 APP = Path(dashboard.__file__).with_name("app.py")
-OVERVIEW, QUEUE, CASE, HEALTH = (f"screens/{name}.py" for name in ("overview", "queue", "case", "health"))
+NAMES = ("overview", "queue", "case", "health", "calibration")
+OVERVIEW, QUEUE, CASE, HEALTH, CALIBRATION = (f"screens/{name}.py" for name in NAMES)
 
 
 def opened(page: str = "", **parameters: str) -> AppTest:
@@ -36,8 +37,10 @@ def press(at: AppTest, key: str) -> AppTest:
 
 
 def shown(at: AppTest) -> str:
-    """The HTML that the pages make themselves."""
-    return "\n".join(part.proto.body for part in at.get("html") if not part.proto.body.startswith("<style"))
+    """The HTML that the pages make themselves, without their style sheet and scripts."""
+    return "\n".join(
+        part.proto.body for part in at.get("html") if not part.proto.body.startswith(("<style", "<script"))
+    )
 
 
 def sent(at: AppTest) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from fastrm_monitor.calibration.answers import from_store
+from fastrm_monitor.calibration.choice import calibrate
 from fastrm_monitor.drift.watch import Drift
 from fastrm_monitor.records.drift import add_drift
 from fastrm_monitor.records.store import Store
@@ -30,6 +32,8 @@ PAGES = {
     "/queue": "Review queue",
     "/case?case={open}": "Case",
     "/case?case={reviewed}": "Case",
+    "/calibration": "Calibration",
+    "/calibration?at-risk=40": "Calibration",
     "/health": "Health",
 }
 """Paths and headings."""
@@ -47,6 +51,7 @@ def axe() -> str:
 def site(shots: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, dict[str, str]]]:  # noqa: F811
     """A dashboard with something on every page, one without anything, and the ids of an open and a reviewed case."""
     from tests.conftest import drawn_case
+    from tests.test_dashboard_calibration import traffic
 
     folder = tmp_path_factory.mktemp("axe")
     full, empty = (f"sqlite:///{folder / name}.db" for name in ("full", "empty"))
@@ -54,13 +59,15 @@ def site(shots: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     now = datetime.now(UTC)
     with Store(full) as store:
         cases = [drawn_case(number, sampled=number % 2 == 0) for number in range(12)]
-        store.add(cases)
+        store.add([*cases, *traffic(120)])
         for case, verdict in zip(cases[6:], ("correct", "wrong", "not_grounded", "unsure"), strict=False):
             store.review(case.case_id, verdict, "ann", "a note", ["glare"])
         counts = {"seen": 90, "scored": 80, "flagged": 12, "stored": 12, "sampled_out": 66, "confidence_sum": 61.5}
         rows = [(now, name, "", float(value)) for name, value in counts.items()]
         store.add_traffic("host:1", [*rows, (now, "skipped", "no_image", 10), (now, "dropped", "queue_full", 2)])
         found = [Drift(name, 0.2, p, psi, 0.1, 1000, 400) for name, p, psi in (("confidence", 0, 0), ("area", 1, 0.2))]
+        for _ in range(2):
+            calibrate(from_store(store), "flag-rate", 0.2).publish(store, "ann", "a note")
         add_drift(store, "host:1", "llava", found)
     with shots.dashboard(full) as there, shots.dashboard(empty) as bare:
         yield there, bare, {"open": cases[0].case_id, "reviewed": cases[7].case_id}

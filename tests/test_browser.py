@@ -463,8 +463,9 @@ def numbered(size: tuple[int, int], region: Region) -> CasePicture:
 
 POINTED = """
 const [x, y] = arguments;
-const cell = document.elementsFromPoint(x, y).find(one => one.matches('.frm-over i'));
-return cell ? [cell.matches(':hover'), getComputedStyle(cell, '::after').content] : null;
+const mark = document.querySelector('.frm-grid i'), box = mark.getBoundingClientRect();
+if (mark.hidden) return null;
+return [box.left <= x && x <= box.right && box.top <= y && y <= box.bottom, getComputedStyle(mark, '::after').content];
 """
 
 
@@ -492,6 +493,28 @@ def test_value_under_the_pointer(page: Page, store: Store, make_case: Make, name
             assert said == expected, (x, y)
 
 
+def test_values_by_keyboard(page: Page, store: Store, make_case: Make) -> None:
+    """The tab key reaches the heatmap, the arrow keys go from patch to patch, and each value is seen and told."""
+    ((case_id, _),) = added(store, make_case(0, pictures=[numbered((200, 100), WHOLE)]))
+    page.open(f"/case?case={case_id}", "Case")
+    page.until(lambda: len(page.images()) == 1, "the picture is loaded")
+    focused = "return document.activeElement.className"
+    for _ in range(40):
+        page.keys("\ue004")
+        if page.driver.execute_script(focused) == "frm-grid":
+            break
+    said = ["0.75 in row 4 of 4, column 4 of 4"]  # the highest value is where one begins
+    assert page.texts(".frm-grid output") == said
+    for key, value in (("\ue012", "0.70"), ("\ue013", "0.50"), ("\ue014", "0.55"), ("\ue015", "0.75")):
+        page.keys(key)
+        assert page.texts(".frm-grid output")[0].startswith(value)
+        assert page.find(".frm-grid i")[0].get_attribute("data-value") == value
+    page.keys("\ue015")  # at the edge one stays
+    assert page.texts(".frm-grid output") == said
+    page.keys("\ue004")
+    assert not page.seen(".frm-grid i")
+
+
 def move_to(page: Page, x: int, y: int) -> None:
     """Put the pointer on a place of the window."""
     page.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x, "y": y})
@@ -504,19 +527,25 @@ def box_of(page: Page, element: Any) -> tuple[float, float, float, float]:
     return left, top, width, height
 
 
-@pytest.mark.parametrize("width", [1280, 620])
-def test_values_lie_over_the_picture(page: Page, store: Store, make_case: Make, width: int) -> None:
-    """The patches to be pointed at cover the picture exactly, also where a narrow window makes it smaller."""
+@pytest.mark.parametrize(("window", "least"), [((1280, 800), 400), ((620, 800), 200), ((2560, 1440), 600)])
+def test_values_lie_over_the_picture(
+    page: Page, store: Store, make_case: Make, window: tuple[int, int], least: int
+) -> None:
+    """The patches to be pointed at cover the picture exactly, which is smaller in a narrow window, larger in a wide."""
     ((case_id, _),) = added(store, make_case(0, pictures=[numbered((200, 100), WHOLE)]))
-    narrow = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    metrics = {"deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": window[0], "height": window[1], **metrics}
+    )
     try:
         page.open(f"/case?case={case_id}", "Case")
         page.until(lambda: len(page.images()) == 1, "the picture is loaded")
-        (over,) = page.find(".frm-over > div")
-        assert box_of(page, over) == pytest.approx(box_of(page, page.images()[0]), abs=0.6)
+        (over,) = page.find(".frm-grid")
+        picture = box_of(page, page.images()[0])
+        assert box_of(page, over) == pytest.approx(picture, abs=0.6)
+        assert picture[2] >= least
     finally:
-        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**narrow, "width": 1280})
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 800, **metrics})
 
 
 @pytest.mark.parametrize("name", PLACES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,29 @@ def test_precision_bound_holds_as_often_as_promised() -> None:
 def test_what_cannot_be_shown_is_refused() -> None:
     """Ten right answers show no risk of 5 %."""
     assert by_risk(np.linspace(0, 1, 10), np.ones(10), 0.05) is None
-    with pytest.raises(DataError, match="label more of it, or ask for less"):
+    with pytest.raises(DataError, match="label more of it, about other pictures, or ask for less"):
         calibrate(traffic(1000, 0), "risk", 0.001)
+
+
+@pytest.mark.parametrize("method", ["risk", "precision"])
+def test_what_can_be_shown_is_said(method: str) -> None:
+    """A refusal names the nearest target that is met, and a little beyond it nothing is."""
+    stored = traffic(3000, 12)
+    with pytest.raises(DataError) as refused:
+        calibrate(stored, method, {"risk": 0.01, "precision": 0.99}[method])
+    said = float(re.findall(r"at (?:most|least) (0\.\d+) can be shown", str(refused.value))[0])
+    assert calibrate(stored, method, said).chosen["n"] > 0
+    with pytest.raises(DataError):
+        calibrate(stored, method, said + {"risk": -0.002, "precision": 0.002}[method])
+
+
+def test_answers_of_unknown_pictures_are_warned_of() -> None:
+    """Where the servers kept nothing of pictures, nobody knows which answers are about one; that is said."""
+    stored = traffic(1000, 13)
+    unknown = from_rows([{**row, "sha256": None} for row in rows(stored)], "cases.jsonl")
+    assert unknown.pictures_unknown == len(set(unknown.picture)) == len(stored)
+    assert any("FASTRM_PICTURES=none" in said for said in calibrate(unknown, "flag-rate", 0.1).warnings)
+    assert not from_rows(rows(stored), "cases.jsonl").pictures_unknown
 
 
 def test_exact_bounds() -> None:
@@ -252,6 +274,10 @@ def test_command(tmp_path: Path, store_url: str) -> None:
     assert (policy.threshold, policy.note) == (written["threshold"], "first")
     assert policy.chosen == written["chosen"]
     assert policy.chosen["bound"] <= 0.2
+    assert policy.chosen["pictures"] < policy.chosen["answers"] < 3000
+    assert f"{policy.chosen['answers']} labels about {policy.chosen['pictures']} pictures" in " ".join(
+        done.output.split()
+    )
     for ways in ([], ["--risk", "0.1", "--flag-rate", "0.1"]):
         refused = CliRunner().invoke(app, ["calibrate", "--answers", str(exported), *ways])
         assert "in one way" in str(refused.exception)

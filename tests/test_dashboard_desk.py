@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
+from fastrm_monitor.config import load_settings
+from fastrm_monitor.dashboard import current
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import claims
 from fastrm_monitor.records.models import Case, Claim
 from fastrm_monitor.records.store import Store
-from tests.pages import CASE, QUEUE, opened, press, ran, sent
+from tests.pages import CASE, QUEUE, opened, press, ran, sent, shown
 
 
 @pytest.fixture
@@ -84,9 +88,56 @@ def test_who_is_at_a_case(store: Store, three: list[str], page: str) -> None:
         assert session.scalar(select(Case.verdict).where(Case.case_id == three[0])) == "correct"
 
 
+@pytest.mark.parametrize("page", [QUEUE, CASE])
+def test_who_labelled_a_case(store: Store, three: list[str], page: str) -> None:
+    """A case that another labelled says who did, how and when; once it is open again it says nothing."""
+    store.review(three[0], "wrong", "Ben")
+    assert re.search(r"Ben labelled this case “Wrong” \d+ s ago\.", shown(opened(page, case=three[0])))
+    store.review(three[0], "undone", "Ben")
+    assert "labelled this case" not in shown(opened(page, case=three[0]))
+
+
+def test_own_verdict_says_nothing(store: Store, three: list[str]) -> None:
+    """Nobody is told of the verdict that they gave in this session."""
+    at = press(opened(CASE, case=three[0]), f"verdict-wrong-{three[0]}")
+    with store.session() as session:
+        assert session.scalar(select(Case.verdict).where(Case.case_id == three[0])) == "wrong"
+    assert "labelled this case" not in shown(at)
+
+
+def test_claim_has_the_name_that_was_given_later(store: Store, three: list[str]) -> None:
+    """Who says their name after the queue was opened is called by it."""
+    at = opened(QUEUE)
+    at.text_input(key="reviewer").input("Ana")
+    ran(at)
+    assert opened(QUEUE).dataframe[0].value["Verdict"][0] == "Open, Ana is at it"
+
+
 def test_own_case_says_nothing(store: Store, three: list[str]) -> None:
     """Nobody is told of themselves."""
     assert "is looking at this case" not in sent(opened(QUEUE))
+
+
+def test_next_picture_is_sent_ahead(store: Store, three: list[str]) -> None:
+    """With a case comes, out of sight, the very picture that the next case will show."""
+    at = opened(QUEUE)
+    shown_now, ahead = (found.proto.imgs[0].url for found in at.get("image"))
+    assert ahead != shown_now
+    press(at, f"verdict-wrong-{three[0]}")
+    assert at.get("image")[0].proto.imgs[0].url == ahead
+
+
+def test_settings_follow_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Settings are read once while nothing changes, and anew after the environment or `.env` did."""
+    read = []
+    monkeypatch.setattr(current, "load_settings", lambda: read.append(1) or load_settings())
+    monkeypatch.chdir(tmp_path)
+    assert [current.settings().read_only, current.settings().read_only] == [False, False]
+    assert len(read) == 1
+    Path(".env").write_text("FASTRM_READ_ONLY=true\n", encoding="utf-8")
+    assert current.settings().read_only
+    monkeypatch.setenv("FASTRM_READ_ONLY", "false")
+    assert not current.settings().read_only
 
 
 def test_leaving_the_queue_lets_go(store: Store, three: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -176,7 +177,8 @@ def test_queue_shows_the_first_case(store: Store, three: list[str]) -> None:
     assert case.answer in page
     assert "20%" in page
     assert "the calibrated confidence is below the threshold (0.60)" in page
-    assert len(at.get("image")) == 1
+    shown_and_next = [bool(image.alt) for found in at.get("image") for image in found.proto.imgs]
+    assert shown_and_next == [True, False]  # the next case's picture is out of sight
     assert list(at.dataframe[0].value["Question"]) == [stored(store, case_id).question for case_id in three]
 
 
@@ -342,7 +344,7 @@ def test_another_reviewer_was_first(store: Store, three: list[str]) -> None:
     store.review(three[0], "correct", "Ben")
     give(at, "wrong", three[0])
     assert reviews(store) == [("Ben", "correct", "")]
-    assert "labelled this case “Correct” meanwhile. Your “Wrong” was not stored" in shown(at)
+    assert re.search(r"labelled this case “Correct” \d+ s ago\. Your “Wrong” was not stored", shown(at))
     assert "Ben" in shown(at)
     assert at_hand(at) == three[0]
     assert at.text_input(key=f"note-{three[0]}").value == "the mug is green"
@@ -350,7 +352,7 @@ def test_another_reviewer_was_first(store: Store, three: list[str]) -> None:
     give(at, "wrong", three[0])  # pressed again: now it is meant
     assert reviews(store) == [("Ben", "correct", ""), ("reviewer", "wrong", "the mug is green")]
     assert at_hand(at) == three[1]
-    assert "meanwhile" not in shown(at)
+    assert "was not stored" not in shown(at)
 
 
 def test_undo_after_another_reviewer(store: Store, three: list[str]) -> None:

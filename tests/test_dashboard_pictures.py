@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fastrm_monitor.dashboard import pictures
+from fastrm_monitor.dashboard.drawing import Drawing
 from fastrm_monitor.dashboard.queries import PictureView
 from fastrm_monitor.types import WHOLE, Region, RelevanceMap
 
@@ -128,39 +129,69 @@ def test_description_of_several_pictures() -> None:
 
 # --- values to be pointed at ---------------------------------------------------------------------------------------
 
-# (region of the 4 x 4 grid, inset from top, right, bottom, left in percent, rows and columns that show something)
+# (region of the 4 x 4 grid, inset from top, right, bottom, left in percent, edges of rows and of columns in percent)
+QUARTERS = [0, 25, 50, 75, 100]
 OVER = {
-    "whole": (WHOLE, (0, 0, 0, 0), (4, 4)),
-    "centre crop": ((0.25, 0.0, 0.75, 1.0), (0, 25, 0, 25), (4, 4)),
-    "padded above and below": ((0.0, -0.5, 1.0, 1.5), (0, 0, 0, 0), (2, 4)),
-    "cut in the middle of patches": ((0.0, -0.125, 1.0, 0.875), (0, 0, 12.5, 0), (4, 4)),
-    "beside the picture": ((1.5, 0.0, 2.5, 1.0), (0, 0, 0, 100), (4, 0)),
+    "whole": (WHOLE, (0, 0, 0, 0), QUARTERS, QUARTERS),
+    "centre crop": ((0.25, 0.0, 0.75, 1.0), (0, 25, 0, 25), QUARTERS, QUARTERS),
+    "padded above and below": ((0.0, -0.5, 1.0, 1.5), (0, 0, 0, 0), [0, 50, 100], QUARTERS),
+    "cut in the middle of patches": (
+        (0.0, -0.125, 1.0, 0.875),
+        (0, 0, 12.5, 0),
+        [0, 14.286, 42.857, 71.429, 100],
+        QUARTERS,
+    ),
 }
 
 
-@pytest.mark.parametrize(("region", "inset", "count"), OVER.values(), ids=OVER)
-def test_cells_lie_over_what_they_show(
-    region: Region, inset: tuple[float, float, float, float], count: tuple[int, int]
+def numbers(html: str, name: str) -> list[float]:
+    (found,) = re.findall(rf'data-{name}="([^"]*)"', html)
+    return [float(number) for number in found.split()]
+
+
+@pytest.mark.parametrize(("region", "inset", "rows", "columns"), OVER.values(), ids=OVER)
+def test_values_lie_over_what_they_are_of(
+    region: Region, inset: tuple[float, ...], rows: list[float], columns: list[float]
 ) -> None:
-    """The cells cover the part of the grid that lies on the picture; patches on padding have none."""
-    html = pictures.cells(RelevanceMap(np.zeros((4, 4), np.float32), region), (440, 220))
+    """They cover the part of the grid that lies on the picture; a patch cut by the picture's edge is smaller."""
+    html = pictures.values(RelevanceMap(np.zeros((4, 4), np.float32), region), (440, 220))
     assert "width:min(100%,440px);aspect-ratio:440/220" in html
-    found = re.search(r"inset:([\d.]+)% ([\d.]+)% ([\d.]+)% ([\d.]+)%;grid-template:([^\"]*)/([^\"]*)\"", html)
+    found = re.search(r"inset:([\d.]+)% ([\d.]+)% ([\d.]+)% ([\d.]+)%", html)
     assert found is not None
-    assert [float(edge) for edge in found.groups()[:4]] == pytest.approx(inset) or count[1] == 0
-    assert tuple(len(tracks.split()) for tracks in found.groups()[4:]) == count
-    assert html.count("<i ") == count[0] * count[1]
+    assert [float(edge) for edge in found.groups()] == pytest.approx(inset)
+    assert numbers(html, "y") == rows
+    assert numbers(html, "x") == columns
+    assert len(numbers(html, "values")) == (len(rows) - 1) * (len(columns) - 1)
 
 
-def test_cells_of_cut_patches_are_smaller() -> None:
-    """A patch that the picture's edge cuts through takes what is left of it."""
-    html = pictures.cells(RelevanceMap(np.zeros((4, 4), np.float32), (0.0, -0.125, 1.0, 0.875)), (80, 80))
-    rows, columns = re.search(r"grid-template:([^\"]*)/([^\"]*)\"", html).groups()  # type: ignore[union-attr]
-    assert rows == "12.5000fr 25.0000fr 25.0000fr 25.0000fr"
-    assert columns == " ".join(["25.0000fr"] * 4)
+def test_values_beside_the_picture() -> None:
+    """A grid that lies beside the picture says nothing on it."""
+    assert pictures.values(RelevanceMap(np.zeros((4, 4), np.float32), (1.5, 0.0, 2.5, 1.0)), (440, 220)) == ""
 
 
-def test_cells_say_their_values_row_by_row() -> None:
-    """Values are those of the map, rounded, in reading order."""
-    html = pictures.cells(RelevanceMap(np.array([[0.0, 0.25], [0.999, 0.5]], np.float32)), (8, 8))
-    assert re.findall(r'data-value="([^"]*)"', html) == ["0.00", "0.25", "1.00", "0.50"]
+def test_values_are_said_row_by_row() -> None:
+    """Values are those of the map in hundredths, in reading order; patches on padding are left out."""
+    html = pictures.values(RelevanceMap(np.array([[0.0, 0.25], [0.999, 0.5]], np.float32)), (8, 8))
+    assert numbers(html, "values") == [0, 25, 100, 50]
+    html = pictures.values(RelevanceMap(np.array([[0.1, 0.2], [0.3, 0.4]], np.float32), (0.0, -1.0, 1.0, 1.0)), (8, 8))
+    assert numbers(html, "values") == [30, 40]
+
+
+# --- the next case's picture ---------------------------------------------------------------------------------------
+
+
+def test_picture_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was drawn ahead is not drawn again when its case is asked for; another drawing of it is."""
+    drawn = []
+    monkeypatch.setattr(pictures, "overlay", lambda picture, *_, **__: drawn.append(picture) or picture)
+    pictures._drawn.cache_clear()
+    content = encoded(Image.new("RGB", (8, 8), (200, 10, 10)))
+
+    def draw(drawing: Drawing) -> pictures.Drawn:  # each time read from the store anew
+        one = stored(bytes(bytearray(content)), (8, 8))
+        return pictures._drawn(one, b"\0" * 64, (4, 4), WHOLE, ROOM, drawing)
+
+    assert draw(Drawing()) == draw(Drawing())
+    assert len(drawn) == 1
+    draw(Drawing(patches=True))
+    assert len(drawn) == 2

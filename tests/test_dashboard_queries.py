@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.engine import Engine
 
 from fastrm_monitor.dashboard import queries
 from fastrm_monitor.dashboard.queries import CaseRow, Place, Queue
 from fastrm_monitor.records.models import Case, CasePicture
 from fastrm_monitor.records.store import Store
+from tests.big import fill, program
 
 EVERYTHING = Queue("all", "all", "oldest")
 
@@ -271,3 +272,33 @@ def test_case_with_pictures_and_reviews(store: Store, bare: Callable[..., Case])
     ]
     assert datetime.now(UTC) - view.reviews[0].created_at < timedelta(minutes=5)
     assert (view.verdict, view.version) == ("unsure", 2)
+
+
+def test_models(store: Store, bare: Callable[..., Case]) -> None:
+    """Every model and proxy with a scored case is there once, that with the newest case first."""
+    told = [("b", "2", 0.5), ("a", "1", 0.5), ("b", "1", 0.5), ("c", "1", None), ("a", "1", 0.5), ("", "9", 0.1)]
+    with store.session() as session:
+        assert queries.models(session) == []
+    for number, (model, proxy, confidence) in enumerate(told):
+        store.add([bare(str(number), model=model, proxy_version=proxy, confidence=confidence)])
+    with store.session() as session:
+        assert queries.models(session) == [("", "9"), ("a", "1"), ("b", "1"), ("b", "2")]
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_no_queue_is_sorted(store_url: str, statistics: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every queue is read in the order of an index; without statistics, as SQLite is, no table is read whole."""
+    bench = program("store")
+    monkeypatch.setattr(bench, "RUNS", 0)  # plans are wanted, no times
+    fill(store_url, 600, reviewed=0.3)
+    with Store(store_url) as store:
+        if statistics:
+            store.maintain("ANALYZE")
+        with store.session() as session:
+            case_id = session.scalars(select(Case.case_id).limit(1)).one()
+        for name in ("queries.rows", "queries.first", "queries.step", "queries.place", "queries.count"):
+            for what, ask in bench.calls(name, case_id, datetime.now(UTC)):
+                plans = bench.measure(store, what, ask).plans
+                assert plans
+                wrong = ("SORT",) if statistics or what.startswith("all, all") else ("SORT", "WHOLE cases")
+                assert not [plan for plan in plans if any(word in plan for word in wrong)], (name, what, plans)

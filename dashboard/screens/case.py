@@ -18,7 +18,7 @@ _ROOM = (512, 440)
 @state.guarded
 def page() -> None:
     """The case with everything that is known of it."""
-    wanted = st.query_params.get("case", "")
+    wanted = state.linked_case()
     if not wanted:
         _missing(
             "No case named", "A link to a case ends in ?case= and the case's id; the overview and the queue have them."

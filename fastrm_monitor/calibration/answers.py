@@ -24,6 +24,10 @@ RIGHT = {"correct": 1.0, "wrong": 0.0, "not_grounded": 0.0}
 it would be right by luck; an unsure one is left out."""
 
 
+_OWN = "case "
+"""Before the id of an answer whose picture is unknown, in place of a picture's id."""
+
+
 @dataclass(frozen=True, eq=False)
 class Answers:
     """S stored answers of one model and proxy, whose scores are of one source.
@@ -60,6 +64,11 @@ class Answers:
         """Bool (S,), those with a usable verdict."""
         known: np.ndarray = np.isfinite(self.right)
         return known
+
+    @property
+    def pictures_unknown(self) -> int:
+        """Answers whose picture is unknown; each counts as one about a picture of its own."""
+        return int(np.char.startswith(self.picture.astype(str), _OWN).sum())
 
     def where(self, chosen: np.ndarray) -> Answers:
         """Some of them, bool (S,) or row numbers."""
@@ -147,7 +156,9 @@ def from_rows(rows: Iterable[Mapping[str, Any]], name: str) -> Answers:
             key = (str(row["model"]), str(row["proxy_version"]), source)
             right = RIGHT.get(row["verdict"] or "", np.nan)
             rest = (bool(row["flagged"]), bool(row["sampled"]), float(row["sample_rate"]))
-            read.append((key, (score, float(row["confidence"]), right, *rest), str(row["sha256"] or row["id"])))
+            read.append(
+                (key, (score, float(row["confidence"]), right, *rest), str(row["sha256"] or f"{_OWN}{row['id']}"))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"Row {number} of {name} is no exported case ({error!r}): make it with `fastrm-monitor export`."

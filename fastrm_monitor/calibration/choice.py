@@ -5,6 +5,7 @@ Used by the command line; knows no terminal and no page.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,16 @@ import numpy as np
 
 from fastrm_monitor.calibration.answers import Answers
 from fastrm_monitor.calibration.fitting import Fit, fit, labels_needed
-from fastrm_monitor.calibration.thresholds import by_flag_rate, by_precision, by_risk, interval
+from fastrm_monitor.calibration.thresholds import (
+    Chosen,
+    by_flag_rate,
+    by_precision,
+    by_risk,
+    interval,
+    least_risk,
+    most_precision,
+    one_a_picture,
+)
 from fastrm_monitor.drift.statistics import kolmogorov_smirnov
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.records.policies import publish
@@ -23,7 +33,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 _LEAST_UNFLAGGED = 10
 _DOUBT = 0.01  # p value below which labelled answers are not taken for a random part
-_COMPARED = 20  # answers on each side that such a comparison needs
+_COMPARED = 20  # pictures on each side that such a comparison needs
 HALF_WIDTH = 0.02
 """Of the interval of the ECE that "labels needed" is said for."""
 
@@ -37,7 +47,9 @@ class Outcome:
         proxy_version: of its proxy.
         fit: the recalibration.
         threshold: on the recalibrated confidence.
-        chosen: method, target, confidence, n, bad, bound, flagged share of the sample with its interval, warnings.
+        chosen: method, target, flagged share of the sample with its interval, warnings, and `n`, answers that this
+            rests on. With a bound also its confidence, `bad` of these n, `bound`, and the labelled `answers` of the
+            sample with the `pictures` that they are about.
         warnings: sentences that whoever publishes must read.
     """
 
@@ -86,6 +98,9 @@ class Outcome:
 def calibrate(answers: Answers, method: str, target: float, confidence: float = 0.95) -> Outcome:
     """Recalibrate, then choose a threshold.
 
+    Answers about one picture are not independent, pictures are taken to be. What is promised is the share in which each
+    picture counts once, however much is asked about it.
+
     Args:
         answers: of one model and proxy.
         method: one of `METHODS`.
@@ -110,20 +125,47 @@ def calibrate(answers: Answers, method: str, target: float, confidence: float = 
     else:
         part = random_part(answers)
         choose = by_risk if method == "risk" else by_precision
-        found = choose(part.score, part.right, target, confidence)
+        found = choose(part.score, part.right, target, confidence, part.picture)
+        pictures = len(set(part.picture))
         if found is None:
-            wrong = "answers that are not flagged are wrong" if method == "risk" else "flagged answers are wrong"
-            bound = "at most" if method == "risk" else "at least"
-            raise DataError(
-                f'With {len(part)} labels of the random sample no threshold can be shown to hold "{bound} {target:.3g} '
-                f'of the {wrong}" with a confidence of {confidence:.3g}: label more of it, or ask for less.'
-            )
+            raise DataError(_cannot_be_shown(part, pictures, method, target, confidence))
         score = found.threshold
         chosen |= {"confidence": confidence, "n": found.n, "bad": found.bad, "bound": found.bound}
+        chosen |= {"answers": len(part), "pictures": pictures}
+        doubts += _uneven(method, found)
     share, low, high = flagged_share(sample, score)
     chosen |= {"flagged_share": share, "flagged_share_ci95": [low, high], "warnings": list(doubts)}
     threshold = made.recalibration(score)
     return Outcome(answers.model, answers.proxy_version, made, threshold, chosen, doubts)
+
+
+def _cannot_be_shown(part: Answers, pictures: int, method: str, target: float, confidence: float) -> str:
+    labels = (part.score, part.right, confidence, part.picture)
+    if method == "risk":
+        wanted = f"at most {target:.3g} of the answers that are not flagged are wrong"
+        nearest = math.ceil(1000 * least_risk(*labels)) / 1000  # rounded to the side on which it can be asked for
+        least = f"at most {nearest:.3f}"
+    else:
+        wanted = f"at least {target:.3g} of the flagged answers are wrong"
+        nearest = math.floor(1000 * most_precision(*labels)) / 1000
+        least = f"at least {nearest:.3f}"
+    return (
+        f"With {len(part)} labels of the random sample, about {pictures} pictures, no threshold can be shown to hold "
+        f'"{wanted}" with a confidence of {confidence:.3g}: label more of it, about other pictures'
+        + (f", or ask for less ({least} can be shown)." if 0 < nearest < 1 else ".")
+    )
+
+
+def _uneven(method: str, found: Chosen) -> tuple[str, ...]:
+    """A warning where the bound, in which each picture counts once, hides what is so of the answers."""
+    share = found.bad / found.n
+    if share <= found.bound:
+        return ()
+    what = "wrong among those not flagged" if method == "risk" else "right among the flagged"
+    return (
+        f"Pictures that are asked about often fare worse: {share:.3f} of all labelled answers are {what}, beyond the "
+        f"bound of {found.bound:.3f}, in which each picture counts once.",
+    )
 
 
 def random_part(answers: Answers) -> Answers:
@@ -146,12 +188,20 @@ def random_part(answers: Answers) -> Answers:
 def flagged_share(sample: Answers, score: float) -> tuple[float, float, float]:
     """Share of the traffic that a threshold on the score flags, with its 95 % interval, from a random sample.
 
-    Unequal weights count as (sum w)^2 / sum w^2 answers (Kish 1965).
+    The interval is Clopper and Pearson's of as many independent answers as would vary as much: unequal weights count as
+    (sum w)^2 / sum w^2 (Kish 1965), and answers about one picture by how alike they are (Korn and Graubard 1998).
     """
     weight = 1 / sample.rate
-    share = float(weight[sample.score < score].sum() / weight.sum())
-    effective = int(weight.sum() ** 2 / (weight**2).sum())
-    return share, *interval(round(share * effective), effective)
+    flags = sample.score < score
+    share = float(weight[flags].sum() / weight.sum())
+    own = np.unique(sample.picture, return_inverse=True)[1]
+    sums = np.bincount(own, weights=weight * (flags - share))
+    # What each answer, and what each picture, adds to the variance of the share.
+    one, whole = float((weight**2).sum()) * share * (1 - share), float((sums**2).sum())
+    effective = weight.sum() ** 2 / (weight**2).sum() * (min(1.0, one / whole) if whole > 0 else 1.0)
+    if not 0 < share < 1:
+        effective = min(effective, len(sums))
+    return share, *interval(round(share * int(effective)), int(effective))
 
 
 def refuse_biased(answers: Answers) -> None:
@@ -177,11 +227,13 @@ def warnings(answers: Answers) -> tuple[str, ...]:
     """What makes the numbers doubtful, as sentences."""
     found = []
     for name, part in (("flagged", answers.flagged), ("not flagged", ~answers.flagged & answers.sampled)):
-        labelled = answers.score[part & answers.labelled]
-        others = answers.score[part & ~answers.labelled]
-        if min(len(labelled), len(others)) < _COMPARED:
+        labelled, others = (answers.where(part & known) for known in (answers.labelled, ~answers.labelled))
+        scores = [
+            one.score[one_a_picture(one.picture)] for one in (labelled, others)
+        ]  # the test is for independent ones
+        if min(map(len, scores)) < _COMPARED:
             continue
-        if kolmogorov_smirnov(np.sort(others), labelled)[1] < _DOUBT:
+        if kolmogorov_smirnov(np.sort(scores[1]), scores[0])[1] < _DOUBT:
             found.append(
                 f"The labelled answers are not a random part of the {name} ones: their scores differ from those that "
                 "are not labelled. The numbers are biased; label the sample in the order of its age."
@@ -191,5 +243,10 @@ def warnings(answers: Answers) -> tuple[str, ...]:
         found.append(
             f"The sample rate changed, from {rates.min():.3g} to {rates.max():.3g}: bounds use as many answers as the "
             "lowest rate would have given."
+        )
+    if answers.pictures_unknown:
+        found.append(
+            f"Of {answers.pictures_unknown} answers nobody knows which picture they are about (FASTRM_PICTURES=none), "
+            "and each counts as about one of its own: where several share one, bounds and intervals are too narrow."
         )
     return tuple(found)

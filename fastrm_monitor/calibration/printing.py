@@ -39,8 +39,9 @@ def print_outcome(answers: Answers, outcome: Outcome, console: Console) -> None:
     if "bound" in chosen:
         what = "wrong among those not flagged" if chosen["method"] == "risk" else "right among the flagged"
         console.print(
-            f"{what}: {chosen['bad']} of {chosen['n']} labels, at most {chosen['bound']:.3f} "
-            f"with a confidence of {chosen['confidence']:.3g}"
+            f"{what}: {chosen['bad']} of {chosen['n']} labels, at most {chosen['bound']:.3f} with a confidence of "
+            f"{chosen['confidence']:.3g}; of {chosen['answers']} labels about {chosen['pictures']} pictures, each of "
+            "which counts once"
         )
     for warning in outcome.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)
