@@ -55,11 +55,17 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise FastRMError(f"--{option} '{value}' is not known: choose {' or '.join(known)}.")
 
 
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal obeys or cannot show: names of files may hold anything."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def progress() -> Progress:
     """A bar on the error stream; of several processes the main one has it."""
     from fastrm_monitor.lab import sharing
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Without markup: the names of files and data sets stand there, and may hold anything.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not sharing.is_main())
 
 

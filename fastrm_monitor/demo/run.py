@@ -56,7 +56,7 @@ def run_demo(output: Path, count: int, console: Console) -> str:
         raise FastRMError(f"The demo cannot write to {output}: {error.strerror}; pass --output.") from None
     url = f"sqlite:///{output / 'fastrm.db'}"
     began = time.perf_counter()
-    console.print(f"Loading the embedded LVLM and its proxy; the store is {url}")
+    console.print(f"Loading the embedded LVLM and its proxy; the store is {url}", markup=False)
     model, processor = load_lvlm(EMBEDDED)
     asker = Asker(model, processor)
     samples = _requests(count)
@@ -147,8 +147,8 @@ def _print(
         f"flagged of wrong answers: {sum(one.flagged for one in wrong)}/{len(wrong)}; "
         f"of right answers: {sum(one.flagged for one in right)}/{len(right)}"
     )
-    console.print(f"store: {url}")
-    console.print(f"overlays: {overlays}")
+    console.print(f"store: {url}", markup=False)
+    console.print(f"overlays: {overlays}", markup=False)
     # As it can be pasted: the command may lie in a virtual environment, and paths may have blanks.
     command = "fastrm-monitor" if shutil.which("fastrm-monitor") else sys.argv[0]
     opening = shlex.join([command, "dashboard", "--store", url])

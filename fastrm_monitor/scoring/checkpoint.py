@@ -28,6 +28,8 @@ _NORM_TOLERANCE = 0.02
 """Relative difference of norm weights that is still the same model: half precision rounds by 0.004 at most."""
 _MOST = 1 << 17
 """No model is wider."""
+_LONGEST_NAME = 4096
+"""Most characters of a model's name, which may be a path."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +103,22 @@ def load_proxy(folder: str | Path) -> ProxyFolder:
         raise ProxyError(f"{path} has no proxy.safetensors: it is not a proxy folder, or its copy is incomplete.")
     try:
         data = weights.read_bytes()
-        tensors = {name: value.float() for name, value in load(data).items()}
+        tensors = {name: _single(name, value) for name, value in load(data).items()}
         proxy = _filled(config, tensors)
     except (OSError, SafetensorError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ProxyError(f"{weights} is corrupt ({reason}): copy it again or distil a new proxy.") from None
+        raise ProxyError(f"{weights} is corrupt ({_reason(error)}): copy it again or distil a new proxy.") from None
     norm_weight = tensors[_NORM_KEY]
     confidence = load_confidence(path)
     if confidence is not None and len(confidence.probe) not in (0, config.hidden_size):
         raise ProxyError(f"{path}/confidence.json was fitted on another model's states: distil again, or delete it.")
     return ProxyFolder(proxy, config, hashlib.sha256(data).hexdigest()[:12], norm_weight, confidence, path)
+
+
+def _single(name: str, value: Tensor) -> Tensor:
+    """In float32; only floating-point numbers of another size are taken for it."""
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has weights of type {value.dtype}")
+    return value.float()
 
 
 def _filled(config: ProxyConfig, tensors: dict[str, Tensor]) -> Proxy:
@@ -146,21 +154,40 @@ def _read_config(path: Path) -> ProxyConfig:
     except FileNotFoundError:
         raise ProxyError(f"{path} has no config.json: it is not a proxy folder, or its copy is incomplete.") from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ProxyError(f"{file} cannot be read ({error}): copy the proxy folder again or distil a new one.") from None
+        raise ProxyError(
+            f"{file} cannot be read ({_reason(error)}): copy the proxy folder again or distil a new one."
+        ) from None
     return config
 
 
+def _reason(error: Exception) -> str:
+    """What an error says, on one line and not longer than is read."""
+    return " ".join(str(error).split())[:160]
+
+
 def _check_config(config: ProxyConfig) -> None:
-    for name, least in (("hidden_size", 1), ("key_size", 1), ("projection_size", 0)):
+    """Refuse values of another type than the field's; JSON's true is no number here, although Python takes it for 1."""
+    for name, least in (("hidden_size", 1), ("key_size", 1), ("projection_size", 0), ("match_size", 0)):
         size = getattr(config, name)
-        if not isinstance(size, int) or not least <= size <= _MOST:
+        if type(size) is not int or not least <= size <= _MOST:
             raise ValueError(f"{name} is {size!r}")
-    if config.form not in FORMS:
+    if type(config.image_token_id) is not int:
+        raise ValueError(f"image_token_id is {config.image_token_id!r}")
+    if not isinstance(config.form, str) or config.form not in FORMS:
         raise ValueError(f"form is {config.form!r}, known are {', '.join(FORMS)}")
-    if not isinstance(config.norm, dict):
-        raise ValueError("norm is not an object")
-    if not isinstance(config.label_threshold, int | float) or not 0 < config.label_threshold < 1:
-        raise ValueError(f"label_threshold is {config.label_threshold!r}")
+    for name in ("grounding", "evidence"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} is {getattr(config, name)!r}")
+    for name in ("norm", "training", "metrics"):
+        if not isinstance(getattr(config, name), dict):
+            raise ValueError(f"{name} is not an object")
+    for name in ("model_id", "model_type", "library_version"):
+        text = getattr(config, name)
+        if not isinstance(text, str) or len(text) > _LONGEST_NAME:
+            raise ValueError(f"{name} is not a name")
+    threshold = config.label_threshold
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < 1:
+        raise ValueError(f"label_threshold is {threshold!r}")
 
 
 def check_model(
@@ -180,7 +207,7 @@ def check_model(
         ProxyError: width, image token or final norm differ; the sentence says which.
     """
     config = folder.config
-    remedy = f"it was distilled from '{config.model_id}'; distil one from this model with `fastrm-monitor distill`."
+    remedy = f"it was distilled from {config.model_id!r}; distil one from this model with `fastrm-monitor distill`."
     if config.hidden_size != hidden_size:
         raise ProxyError(
             f"The proxy at {folder.path} is for hidden states of width {config.hidden_size}, "

@@ -124,6 +124,10 @@ def load_confidence(folder: Path) -> LogisticConfidence | None:
         sizes = {len(getattr(made, name)) for name in ("features", "mean", "scale", "weights")}
         numbers = [*made.mean, *made.scale, *made.weights, *made.probe]
         numbers += [made.intercept, made.threshold, made.probe_bias]
+        if any(isinstance(number, bool) for number in numbers) or not all(
+            isinstance(raw.get(n, []), list) for n in lists
+        ):
+            raise ValueError("values of another type than the documented one")
         if len(sizes) != 1 or not all(math.isfinite(number) for number in numbers) or 0 in made.scale:
             raise ValueError("lists of unequal length or numbers that are not finite")
         if not 0 <= made.threshold <= 1:
@@ -131,7 +135,8 @@ def load_confidence(folder: Path) -> LogisticConfidence | None:
         if not all(isinstance(name, str) for name in made.features):
             raise ValueError("features are not names")
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise ProxyError(
-            f"{path} cannot be read ({error}): distil again, or delete it to serve uncalibrated."
+            f"{path} cannot be read ({reason}): distil again, or delete it to serve uncalibrated."
         ) from None
     return made

@@ -59,5 +59,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, row
     except FileNotFoundError:
         raise DataError(f"There is no file {path}.") from None
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}.") from None
+    # Columns of one name twice are a KeyError, maps with a key twice a ValueError.
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160].rstrip(". ")
+        raise DataError(f"{path} cannot be read as Parquet: {reason}.") from None
