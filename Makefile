@@ -55,7 +55,7 @@ faults: $(VENV)/test.stamp  ## What is lost when databases, disks and processes 
 	  $(if $(QUICK),,--output docs/results/$(if $(HANDOVER),handover,$(if $(MEMORY),memory,faults)).md)
 
 fuzz: $(VENV)/test.stamp  ## Over 10,000 hostile command lines, files, proxy folders and links, others each time
-	FASTRM_FUZZ=thorough OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/test_fuzz.py
+	FASTRM_FUZZ=thorough OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/fuzz
 
 bench-store: $(VENV)/test.stamp  ## The dashboard's queries with a million cases, and their plans
 	$(BIN)/python benchmarks/store.py --output docs/results/store.md

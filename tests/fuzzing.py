@@ -24,6 +24,9 @@ THOROUGH = os.environ.get("FASTRM_FUZZ") == "thorough"
 """Whether this is `make fuzz`: many inputs, others each time. Else few, and the same each time: a commit that changes
 nothing here must not fail here."""
 
+WIDTH = 16
+"""Of the proxy's hidden states."""
+
 TALLY: Counter[str] = Counter()
 """Inputs so far, by target."""
 
