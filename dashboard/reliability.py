@@ -13,6 +13,7 @@ import numpy as np
 from fastrm_monitor.calibration.answers import Answers
 from fastrm_monitor.calibration.fitting import LEAST, LEAST_EACH, Fit, Quality
 from fastrm_monitor.calibration.thresholds import interval
+from fastrm_monitor.dashboard import words
 
 Series = Literal["before", "after"]
 
@@ -32,6 +33,11 @@ class Share:
     low: float
     high: float
     n: int
+
+    @property
+    def between(self) -> str:
+        """The interval, for a page."""
+        return f"{words.percent(self.low)} to {words.percent(self.high)}"
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,16 @@ def test_flagged_answers_alone_are_refused() -> None:
         calibrate(only, "risk", 0.3)
 
 
+def test_one_fit_serves_several_targets() -> None:
+    """A fit that is given is taken as it is: another target costs no other fit and changes no number."""
+    answers = traffic(2000, 7)
+    made = fit(answers)
+    for method, target in (("flag-rate", 0.2), ("risk", 0.3)):
+        one, other = calibrate(answers, method, target, made=made), calibrate(answers, method, target)
+        assert one.fit is made
+        assert one.as_json() == other.as_json()
+
+
 def test_labels_of_the_lowest_scores_are_warned_of() -> None:
     """Whoever labels the least sure ones first is told that the numbers are biased; a random half is not."""
     stored = traffic(4000, 5, below=0.1)

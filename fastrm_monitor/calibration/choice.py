@@ -95,7 +95,9 @@ class Outcome:
         }
 
 
-def calibrate(answers: Answers, method: str, target: float, confidence: float = 0.95) -> Outcome:
+def calibrate(
+    answers: Answers, method: str, target: float, confidence: float = 0.95, made: Fit | None = None
+) -> Outcome:
     """Recalibrate, then choose a threshold.
 
     Answers about one picture are not independent, pictures are taken to be. What is promised is the share in which each
@@ -107,6 +109,7 @@ def calibrate(answers: Answers, method: str, target: float, confidence: float = 
         target: share of the traffic to flag, share of wrong answers among the flagged, or share of wrong answers among
             the others; above 0 and below 1.
         confidence: of the last two.
+        made: the fit of these answers, where one looks at several targets.
 
     Raises:
         DataError: too few labels, none of the random sample, or a target that cannot be shown to hold.
@@ -116,7 +119,7 @@ def calibrate(answers: Answers, method: str, target: float, confidence: float = 
     if not (0 < target < 1 and 0.5 <= confidence < 1):
         raise DataError("The target lies between 0 and 1, and the confidence from 0.5 up to, but not including, 1.")
     refuse_biased(answers)
-    made, doubts = fit(answers), warnings(answers)
+    made, doubts = made or fit(answers), warnings(answers)
     sample = answers.where(answers.sampled)
     chosen: dict[str, Any] = {"method": method, "target": target}
     if method == "flag-rate":
