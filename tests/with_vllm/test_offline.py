@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,11 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from fastrm_monitor.integrations.vllm import pictures
+from fastrm_monitor.monitor import Monitor
 from fastrm_monitor.records.models import Case
+from fastrm_monitor.records.policies import publish, roll_back
+from fastrm_monitor.records.store import Store
+from fastrm_monitor.scoring.recalibration import Recalibration
 from tests.with_vllm.asked import asks, by_transformers, by_vllm, furthest
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4)
@@ -63,6 +68,38 @@ def test_what_comes_with_an_answer(llm, desk):
         assert case.answer == output.outputs[0].text.strip()
         assert case.pictures[0].content
         assert (case.pictures[0].width, case.pictures[0].height) == row.pictures[0].size
+
+
+def test_a_policy_is_taken_over_while_serving(llm, desk, store_url):
+    """What is published decides the next answers of the same engine, and so does a roll-back."""
+    desk.monitor.close()
+    desk.monitor = Monitor.open(store=store_url, provider="vllm", sample_rate=1.0, policy_seconds=0.01)
+    rows = asks(4, seed=9)
+    before = [output.fastrm for output in generate(llm, rows)]
+    assert totals(desk)["scored", ""] == 4
+    assert {one.policy for one in before} == {None}
+    with Store(store_url) as store:
+        with store.session() as session:
+            model = session.scalars(select(Case.model)).first()
+        proxy = desk.monitor.scorer.folder.version
+        given = {"model": model, "proxy_version": proxy, "chosen": {"method": "risk"}, "author": "a"}
+        sure = Recalibration(slope=1.0, intercept=0.0)
+        versions = [publish(store, threshold=0.0, recalibration=sure, **given)]
+        versions.append(publish(store, threshold=0.999999, recalibration=sure, **given))
+        assert after(llm, desk, rows, versions[1]) == {True}
+        versions.append(roll_back(store, versions[0], author="a"))
+        assert after(llm, desk, rows, versions[2]) == {False}
+
+
+def after(llm, desk, rows, version):
+    """Which decisions there are once the version is in force: it is looked for behind the answers."""
+    for _ in range(20):
+        found = [output.fastrm for output in generate(llm, rows)]
+        if {one.policy for one in found} == {version}:
+            return {one.flagged for one in found}
+        assert desk.monitor.flush(20)
+        time.sleep(0.05)
+    return f"version {version} was not taken over"
 
 
 def test_token_numbers_are_the_engines_own(llm, desk):
