@@ -55,7 +55,13 @@ class Settings(BaseSettings):
     sigterm: bool = Field(
         True, description="Deliver what is queued on SIGTERM, too, where the process has no handler of its own."
     )
-    flush_seconds: float = Field(2.0, gt=0, le=3600, description="Longest wait for the queue when the process ends.")
+    flush_seconds: float = Field(
+        2.0,
+        gt=0,
+        le=3600,
+        description="Longest wait for the queue when the process ends; at most as long again where flagged answers "
+        "would be lost otherwise.",
+    )
     pictures: Literal["thumbnail", "full", "hash", "none"] = Field(
         "thumbnail", description="What is stored of a picture: at most 512 pixels a side, all, its hash only, nothing."
     )
