@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fastrm_monitor import store_commands
@@ -21,6 +23,7 @@ from fastrm_monitor.terminal import (
     given_store,
     make_folder,
     one_of,
+    printable,
     progress,
     store_url,
     write_text,
@@ -116,7 +119,7 @@ def score(
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         if name != "features" and value is not None:
-            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else escape(str(value)))
     console.print(table)
 
 
@@ -146,7 +149,7 @@ def distill(
     projection_size: Annotated[
         int, typer.Option(min=0, max=65536, help="Hidden width of projections; 0: one linear map.")
     ] = 256,
-    epochs: Annotated[int, typer.Option(min=1)] = 16,
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Questions the teacher explains at once.")] = 16,
     seed: Annotated[int, typer.Option(min=0, max=2**31)] = 0,
     instruction: Annotated[str, typer.Option(help="Put behind every question.")] = "",
@@ -170,6 +173,7 @@ def distill(
     from fastrm_monitor.lab import ask, labels, sharing
     from fastrm_monitor.lab.distill import Recipe
     from fastrm_monitor.lab.proxies import make_proxy
+    from fastrm_monitor.lab.training_pictures import remember
     from fastrm_monitor.scoring.patches import layout_for
 
     sharing.join()  # before the model takes a GPU
@@ -195,6 +199,7 @@ def distill(
             calibration = [labels.make_labels(asker, one, where, batch=batch, progress=bar) for one in held]
         config = make_proxy(asker, made, calibration, recipe, output, data.name, model, bar)
     if sharing.is_main():
+        remember(output, data)
         _print_proxy(output, config)
 
 
@@ -292,7 +297,7 @@ def evaluate(
     write_text(output / "report.json", json.dumps(result, indent=1))
     write_text(output / "report.html", html)
     print_report(result, console)
-    console.print(f"written: {output / 'report.json'} and {output / 'report.html'}")
+    console.print(f"written: {output / 'report.json'} and {output / 'report.html'}", markup=False)
 
 
 @app.command()
@@ -396,7 +401,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _print_proxy(output: Path, config: Any) -> None:
-    table = Table(title=f"proxy {output}", show_header=False)
+    table = Table(title=escape(f"proxy {output}"), show_header=False)
     for name, value in config.metrics.items():
         if isinstance(value, float | int):
             table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
@@ -405,7 +410,9 @@ def _print_proxy(output: Path, config: Any) -> None:
 
 def _fail(error: FastRMError) -> NoReturn:
     # Without markup: a message may hold brackets, such as those of an extra's name.
-    Console(stderr=True, soft_wrap=True).print(f"Error: {error}", markup=False, highlight=False, style="red")
+    Console(stderr=True, soft_wrap=True).print(
+        f"Error: {printable(str(error))}", markup=False, highlight=False, style="red"
+    )
     sys.exit(2)
 
 
@@ -417,6 +424,9 @@ def _at_home(word: str) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
         app([_at_home(word) for word in sys.argv[1:]])
     except FastRMError as error:

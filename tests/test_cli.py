@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from fastrm_monitor import cli
 from fastrm_monitor.demo import MODEL_FOLDER, PROXY_FOLDER
+from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.datasets.scene_files import write_vqav2
 from fastrm_monitor.records.store import Store
+from fastrm_monitor.terminal import progress
 
 QUESTION = "is there a red circle?"
 
@@ -223,7 +225,7 @@ def test_distill_and_evaluate_on_official_files(run, tmp_path):
     assert code == 0
     assert "Fidelity" in out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["schema_version"] == 3
+    assert report["schema_version"] == 4
     assert 0 < report["fidelity"]["base_rate"] < 1
     picture = next(images.iterdir())
     code, out, _ = run("score", "--image", picture, "--question", QUESTION, "--proxy", tmp_path / "made", "--json")
@@ -236,6 +238,37 @@ def test_outputs_that_cannot_be_written(run, tmp_path):
     for command in ("distill", "evaluate"):
         check_sentence(*run(command, "--output", tmp_path / "file")[::2], "cannot be written")
         check_sentence(*run(command, "--output", tmp_path / "file" / "below")[::2], "cannot be written")
+
+
+def test_brackets_are_no_markup(run, tmp_path, picture, monkeypatch):
+    """Names of files, and what the model says, are printed as they are, also where they look like markup."""
+    ask = Asker.ask
+    monkeypatch.setattr(Asker, "ask", lambda *words: ask(*words) and "a [red]ring[/b]")
+    code, out, _ = run("score", "--image", picture, "--question", QUESTION, "--overlay", "heat[red].png")
+    assert code == 0
+    assert {"a [red]ring[/b]", "heat[red].png"} <= {line.split(maxsplit=1)[-1].strip() for line in out.splitlines()}
+    commands = {
+        "demo --count 20 --no-open --output shown[red]": (
+            "store: sqlite:///shown[red]",
+            "the store is sqlite:///shown[red]",
+            "overlays: shown[red]",
+        ),
+        "export --all --store sqlite:///shown[red]/fastrm.db --output cases[red]": ("written: cases[red]",),
+        "distill --pictures 8 --calibrate-pictures 0 --kinds easy --epochs 1 --output made[red]": ("proxy made[red]",),
+        "evaluate --kinds easy --pictures 2 --sections none --output told[red]": ("written: told[red]",),
+    }
+    for words, expected in commands.items():
+        code, out, err = run(*words.split())
+        assert code == 0, err
+        for one in expected:
+            assert one in out
+
+
+def test_brackets_in_a_bar(capsys):
+    """A bar may be called by the name of any file."""
+    with progress() as bar:
+        bar.add_task("labelling jsonl-q[/b].[red]", total=1)
+    assert "labelling jsonl-q[/b].[red]" in capsys.readouterr().err
 
 
 def test_smallest_distillation(run, tmp_path):

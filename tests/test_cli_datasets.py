@@ -79,6 +79,46 @@ def test_same_file_twice(invoke, tmp_path: Path) -> None:
     assert (report["data"], list(report["shifts"])) == ("jsonl questions", ["jsonl questions (2)"])
 
 
+def test_tested_on_the_training_data(invoke, tmp_path: Path) -> None:
+    """A report on the pictures that the proxy was made of says so, and which questions it left out; others do not."""
+    questions = write_jsonl(tmp_path / "own[red]", "natural", pictures=16, seed=9)
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    rows.append({**rows[0], "id": "gone", "image": "pictures/[/b].png"})
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trained = invoke(
+        "distill",
+        "--dataset",
+        "jsonl",
+        "--questions",
+        questions,
+        "--epochs",
+        1,
+        "--key-size",
+        4,
+        "--projection-size",
+        8,
+    )
+    assert trained.exit_code == 0, trained.exception
+    (other, *_), images = write_pope(tmp_path / "pope", "natural", pictures=5, seed=10)
+    forms = ("--dataset", "jsonl", "--dataset", "pope", "--dataset", "scenes", "--kinds", "natural", "--pictures", 5)
+    files = ("--questions", questions, "--questions", other, "--images", questions.parent, "--images", images)
+    proxy = ("--proxy", tmp_path / "distill", "--sections", "none")
+    done = invoke("evaluate", *forms, *files, *proxy)
+    assert done.exit_code == 0, done.exception
+    report = json.loads((tmp_path / "evaluate" / "report.json").read_text())
+    assert report["in_training"] == {"distill": {"pictures": 16, "of": 17}}
+    assert report["left_out"]["questions"] == 1
+    assert report["left_out"]["of"] == len(rows)
+    assert "'pictures/[/b].png'" in report["left_out"]["first"]
+    for part in report["shifts"].values():
+        assert part["in_training"] == {}
+        assert part["left_out"] == {"questions": 0, "of": part["questions"], "first": ""}
+    line = "16 of 17 pictures were used to train the proxy distill: these figures say nothing about new pictures."
+    for place in (done.stderr, done.stdout, (tmp_path / "evaluate" / "report.html").read_text()):
+        assert place.count(line) == 1
+        assert f"jsonl questions: {line}" in place
+
+
 A, B, C = Path("a"), Path("b"), Path("c")
 
 

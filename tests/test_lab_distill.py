@@ -21,6 +21,7 @@ from fastrm_monitor.lab.distill import (
     asked_patches,
     last_states,
     predict,
+    split,
     split_by_picture,
     teacher_maps,
     train_proxy,
@@ -82,6 +83,17 @@ def test_split_does_not_depend_on_the_rest(made_up: Labels, tmp_path: Path) -> N
         _, validation = split_by_picture(labels, 0.25, seed=0)
         sides.append({labels.facts[row].picture_id for row in validation})
     assert sides[0] == {name for name in sides[1] if int(name.removeprefix("picture-")) < 30}
+
+
+def test_many_pictures_are_not_held_out_for_nothing(made_up: Labels) -> None:
+    """Beyond `validation_pictures` the pictures teach: the share held out falls as the set grows."""
+    pictures = len({one.picture_id for one in made_up.facts})
+    held = {}
+    for most in (pictures // 20, 1000):
+        training, validation = split(made_up, replace(QUICK, validation=0.2, validation_pictures=most))
+        assert sorted(training + validation) == list(range(len(made_up)))
+        held[most] = len({made_up.facts[row].picture_id for row in validation}) / pictures
+    assert 0 < held[pictures // 20] < 0.1 < held[1000] < 0.3
 
 
 def test_one_picture_cannot_be_split(tmp_path: Path) -> None:

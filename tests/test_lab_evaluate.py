@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,23 @@ from rich.console import Console
 from rich.progress import Progress
 
 import fastrm_monitor
-from fastrm_monitor.lab import evaluate
+from fastrm_monitor.demo import PROXY_FOLDER
+from fastrm_monitor.lab import evaluate, judgement
+from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.calibration import Held, fit_confidence, fit_probe
+from fastrm_monitor.lab.datasets.base import Dataset
+from fastrm_monitor.lab.datasets.pope import POPE
+from fastrm_monitor.lab.datasets.scene_files import write_pope
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
+from fastrm_monitor.lab.distill import teacher_maps
 from fastrm_monitor.lab.evaluate import Evaluation
-from fastrm_monitor.lab.judgement import judge_set
-from fastrm_monitor.lab.labels import Labels
+from fastrm_monitor.lab.judgement import Seen, judge_set, see
+from fastrm_monitor.lab.labels import Labels, make_labels
 from fastrm_monitor.lab.printing import print_report
 from fastrm_monitor.lab.report.contents import assemble
 from fastrm_monitor.lab.report.page import page
-from fastrm_monitor.scoring.checkpoint import ProxyFolder
-from fastrm_monitor.scoring.patches import FixedGridLayout, layout_for
+from fastrm_monitor.scoring.checkpoint import ProxyFolder, load_proxy
+from fastrm_monitor.scoring.patches import FixedGridLayout, PatchLayout, layout_for
 from fastrm_monitor.scoring.proxy import ProxyConfig, build_proxy
 from fastrm_monitor.scoring.scorer import Scorer
 from tests.planted import planted_folder
@@ -104,7 +111,7 @@ def test_tiny_model(tmp_path: Path) -> None:
     """On a LLaVA that is hardly ever right, with an uncalibrated proxy, the whole report is plain JSON without NaN."""
     whole, examples = evaluation(tmp_path / "report", tmp_path / "cache").run(scenes("natural", "noise"))
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert (whole["schema_version"], whole["library_version"]) == (3, fastrm_monitor.__version__)
+    assert (whole["schema_version"], whole["library_version"]) == (4, fastrm_monitor.__version__)
     assert {name: whole["proxy"][name] for name in ("path", "version", "form")} == {
         "path": "proxy",
         "version": "0123456789ab",
@@ -340,7 +347,108 @@ def test_generalisation(made_up: Labels, tmp_path: Path) -> None:
         parts[2]["part"]["accuracy"]["all"]["rate"] - parts[0]["part"]["accuracy"]["all"]["rate"]
     )
     assert changes["c"]["answer_accuracy"]["ci95"][1] < 0
-    assert set(changes["c"]) == {"auprc", "f1", "patch_accuracy", "pointing", "answer_accuracy", "auroc"}
+    figures = {"auprc", "auprc_within", "f1", "patch_accuracy", "pointing", "answer_accuracy", "auroc"}
+    assert set(changes["c"]) == figures | {"pictures_shared"}
+    assert changes["b"]["pictures_shared"] == 0  # of one name, but nobody said that they are the same
+
+
+def test_shared_pictures_are_paired(made_up: Labels, tmp_path: Path) -> None:
+    """Where two data sets have the same pictures the change is that of each picture: none where nothing changes."""
+    folder = planted_folder("good")
+    origins = [one.picture_id for one in made_up.facts]
+    first, same = (judge_set(made_up, folder, GRID, name, origins=origins) for name in ("a", "b"))
+    apart = judge_set(made_up, folder, GRID, "c")
+    flipped = with_right(made_up, lambda row: made_up.facts[row].right and row % 20 > 0)
+    slightly = [judge_set(flipped, folder, GRID, "d", origins=own) for own in (origins, None)]
+    changes = assemble("m", {"proxy": folder}, [first, same, apart])["generalisation"]
+    assert (changes["b"]["pictures_shared"], changes["c"]["pictures_shared"]) == (50, 0)
+    for metric in ("auprc", "auprc_within", "f1", "patch_accuracy", "pointing", "answer_accuracy", "auroc"):
+        assert changes["b"][metric]["ci95"] == [0.0, 0.0]
+    for metric in ("auprc", "f1", "patch_accuracy", "answer_accuracy", "auroc"):
+        low, high = changes["c"][metric]["ci95"]
+        assert low < 0 < high
+    paired, independent = (
+        assemble("m", {"proxy": folder}, [first, one])["generalisation"]["d"]["answer_accuracy"] for one in slightly
+    )
+    assert paired["difference"] == independent["difference"] < 0
+    assert paired["ci95"][1] < 0 < independent["ci95"][1]
+
+
+def test_data_sets_say_what_they_share(tmp_path: Path) -> None:
+    """Scenes of one seed and place, and files of one name and content, are shared; others are not."""
+    write_pope(tmp_path / "one", "natural", pictures=3, seed=5)
+    write_pope(tmp_path / "other", "natural", pictures=4, seed=6)
+    images = tmp_path / "one" / "val2014"
+    files = {split: tmp_path / "one" / f"coco_pope_{split}.json" for split in ("random", "popular")}
+    data: list[tuple[str, Dataset]] = [
+        ("natural", SceneSet(["natural"], pictures=4, seed=5)),
+        ("noise", SceneSet(["noise"], pictures=3, seed=5)),
+        ("other seed", SceneSet(["noise"], pictures=3, seed=6)),
+    ]
+    whole, _ = evaluation(tmp_path / "scenes", tmp_path / "cache").run(data)
+    changes = whole["generalisation"]
+    assert [changes[name]["pictures_shared"] for name in ("noise", "other seed")] == [3, 0]
+    data = [(split, POPE(path, images)) for split, path in files.items()]
+    data += [("other", POPE(tmp_path / "other" / "coco_pope_random.json", tmp_path / "other" / "val2014"))]
+    whole, _ = evaluation(tmp_path / "pope", tmp_path / "cache").run(data)
+    shared = len({one.picture_id for one in data[0][1]} & {one.picture_id for one in data[1][1]})
+    assert shared > 0
+    assert [whole["generalisation"][name]["pictures_shared"] for name in ("popular", "other")] == [shared, 0]
+
+
+def test_boxes_of_few_pictures_say_nothing_of_a_change(made_up: Labels) -> None:
+    """Where few questions have boxes the change of the pointing game has no interval, as on fewer pictures."""
+    few = with_right(made_up, lambda row: made_up.facts[row].right)
+    few.facts = [replace(one, boxes=one.boxes if row < 8 else ()) for row, one in enumerate(made_up.facts)]
+    folder = planted_folder("good")
+    parts = [judge_set(labels, folder, GRID, name) for labels, name in ((made_up, "a"), (few, "b"))]
+    change = assemble("m", {"proxy": folder}, parts)["generalisation"]["b"]
+    assert change["pointing"]["difference"] is not None
+    assert change["pointing"]["ci95"] is None
+    assert change["auprc"]["ci95"] is not None
+
+
+@pytest.fixture(scope="module")
+def explained(
+    embedded: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Labels, ProxyFolder, PatchLayout]:
+    """Natural scenes as the embedded model and its teacher see them, with the proxy of the package."""
+    model, processor = embedded
+    data = SceneSet(["natural"], pictures=24, questions=2)
+    labels = make_labels(Asker(model, processor), data, tmp_path_factory.mktemp("explained"))
+    return labels, load_proxy(PROXY_FOLDER), layout_for(model.config, processor)
+
+
+@pytest.mark.parametrize("worth", ["served", "level", "shuffled"])
+def test_maps_without_space_fail_fidelity(
+    explained: tuple[Labels, ProxyFolder, PatchLayout], worth: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On real scenes the proxy finds the relevant patches; level in every question, or shuffled in it, it does not."""
+    labels, folder, layout = explained
+    rng = np.random.default_rng(0)
+    teacher = teacher_maps(labels, range(len(labels)))
+
+    def spoilt(*args: Any) -> Seen:
+        seen = see(*args)
+        maps = {
+            "served": seen.relevance,
+            "level": [np.full_like(own, own.mean()) for own in teacher],  # it knows how much is relevant, and not where
+            "shuffled": [rng.permutation(own) for own in seen.relevance],
+        }
+        return replace(seen, relevance=maps[worth])
+
+    monkeypatch.setattr(judgement, "see", spoilt)
+    report = assemble("m", {"proxy": folder}, [judge_set(labels, folder, layout, "natural")])
+    (found,) = [one["verdict"] for one in report["verdicts"] if one["id"] == "thresholds"]
+    bounds = report["fidelity"]["ci95"]
+    if worth == "served":
+        assert found == "holds"
+    else:
+        assert found in ("does not hold", "cannot conclude")
+        assert bounds["auprc_within_gain"][1] < 0.02
+    if worth == "level":
+        assert found == "does not hold"
+        assert bounds["auprc_gain"][0] > 0.02  # pooled it seems to know something
 
 
 def test_generalisation_has_both_numbers(made_up: Labels, judged: dict[str, Any], calibrated: ProxyFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fastrm_monitor.lab.fidelity import (
     inside,
     overlaps,
     pointing,
+    precisions,
     swept,
 )
 from fastrm_monitor.lab.intervals import Draws, over_pictures
@@ -55,6 +57,46 @@ def test_several_maps() -> None:
     assert found["iou"] == pytest.approx((1 + 0) / 2)
     # The teacher's two zeros tie: ranks 1.5 1.5 3 4 against 4 3 1 2 correlate by -0.7379.
     assert found["rank_correlation"] == pytest.approx((1 - 0.73786) / 2, abs=1e-4)
+
+
+def test_a_level_map_gains_nothing_within_questions() -> None:
+    """A map that only knows how much of each picture is relevant has an AUPRC, but none within the questions."""
+    teacher = arrays([1, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0])
+    level = [np.full(4, one.mean(), np.float32) for one in teacher]
+    found = fidelity(level, teacher)
+    assert found["auprc"] == pytest.approx(0.75 * 0.75 + 0.25 * 0.5)  # recall 3/4 at precision 3/4, all at 4/8
+    assert found["auprc"] > found["base_rate"]
+    assert found["auprc_within"] == found["base_rate_within"] == pytest.approx((0.75 + 0.25) / 2)
+    assert fidelity(teacher, teacher)["auprc_within"] == 1
+    draws = Draws([str(number % 30) for number in range(90)], resamples=200)
+    bounds = FidelityDraws(level * 30, teacher * 30, 0.3, draws).intervals()
+    assert bounds["auprc_within_gain"][1] < 0
+    assert bounds["auprc_gain"][0] > 0.05
+
+
+def test_shuffled_maps_gain_nothing_within_questions() -> None:
+    """Chance is the mean over all orders of the patches, above the share that is relevant: not even luck counts."""
+    teacher = np.array([1, 0, 0, 1, 0])
+    orders = [np.array(order, float) for order in permutations(range(5))]
+    _, (share, *_), (chance, *_) = precisions([orders[0]], [teacher], 0.3)
+    assert (share, chance) == (0.4, pytest.approx(np.mean([auprc([order], [teacher], 0.3) for order in orders])))
+    rng = np.random.default_rng(0)
+    truth = [(np.arange(36) < rng.integers(1, 6)).astype(float) for _ in range(200)]
+    shuffled = [rng.permutation(36).astype(float) for _ in truth]
+    low, high = FidelityDraws(shuffled, truth, 0.3, Draws([str(n) for n in range(200)])).intervals()[
+        "auprc_within_gain"
+    ]
+    assert low < 0 < high
+
+
+def test_figures_within_questions_need_pictures() -> None:
+    """Where all but a few questions have no relevant patch, there is a number and no interval."""
+    teacher = arrays(*[[1, 0]] * 19, *[[0, 0]] * 200)
+    proxy = arrays(*[[0.9, 0.1]] * 219)
+    bounds = FidelityDraws(proxy, teacher, 0.3, Draws([str(n) for n in range(219)])).intervals()
+    assert fidelity(proxy, teacher)["auprc_within"] == 1
+    assert bounds["auprc_within"] is bounds["auprc_within_gain"] is bounds["rank_correlation"] is None
+    assert bounds["auprc"] is not None
 
 
 def test_label_threshold_is_inclusive_and_swept() -> None:

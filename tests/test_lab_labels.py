@@ -13,12 +13,16 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab import labels as lab
 from fastrm_monitor.lab.datasets.base import Sample
+from fastrm_monitor.lab.datasets.jsonl import JSONL
+from fastrm_monitor.lab.datasets.scene_files import write_jsonl
 from fastrm_monitor.lab.datasets.scene_set import SceneSet
-from fastrm_monitor.lab.labels import Labels, default_cache, make_labels
+from fastrm_monitor.lab.labels import Labels, LeftOut, default_cache, make_labels
 from fastrm_monitor.lab.teacher import Teacher
 from tests.tiny import Listed, made_up_labels, tiny_asker
 
@@ -161,6 +165,75 @@ def test_unreadable_picture_is_left_out(tmp_path: Path) -> None:
     assert "1 of 10 questions left out; first: picture-7.png cannot be read." in said.getvalue()
     targets = make_labels(tiny_asker(), Listed(chosen, "whole"), tmp_path).batch([4]).targets
     assert torch.allclose(made.batch([3]).targets, targets, atol=1e-3)
+
+
+def told(data: Listed, cache: Path) -> tuple[LeftOut, str]:
+    """What the labels and the console say of questions that were left out."""
+    said = io.StringIO()
+    made = make_labels(tiny_asker(), data, cache, batch=4, progress=Progress(console=Console(file=said, width=40)))
+    return made.left_out, said.getvalue()
+
+
+def test_left_out_questions_are_kept_in_mind(tmp_path: Path, explained: list[int]) -> None:
+    """The number of questions without a label, and why, is said again by a run that reads the cache."""
+    chosen = samples(20)
+    data = Listed([*chosen[:11], *(replace(one, picture=unreadable) for one in chosen[11:14]), *chosen[14:]])
+    expected = LeftOut(3, 20, "picture-7.png cannot be read.")
+    for _ in range(2):
+        left_out, said = told(data, tmp_path)
+        assert left_out == expected
+        assert "3 of 20 questions left out; first: picture-7.png cannot be read." in said
+    assert sum(explained) == 17
+    assert told(Listed(chosen, "whole"), tmp_path) == (LeftOut(0, 20), "")
+
+
+def test_left_out_in_shards_that_do_not_say(tmp_path: Path) -> None:
+    """Shards that were written without a reason still give the number; so does a shard that is not there at all."""
+    chosen = samples(20)
+    data = Listed(
+        [replace(one, picture=unreadable) if n in (3, *range(8, 16)) else one for n, one in enumerate(chosen)]
+    )
+    told(data, tmp_path)
+    for path in shards(tmp_path):
+        with safe_open(path, framework="pt") as opened:
+            facts = opened.metadata()["facts"]
+        save_file(load_file(path), path, metadata={"facts": facts})
+    assert len(shards(tmp_path)) == 2
+    # The middle shard is tried again each time, and says why.
+    assert told(data, tmp_path)[0] == LeftOut(9, 20, "picture-7.png cannot be read.")
+    assert Labels(shards(tmp_path), 20).left_out == LeftOut(9, 20, "")
+
+
+@pytest.mark.parametrize("name", ["p/[/b].png", "[red]p.png", "a\nb\x1b[31m.png", "\udcff.png"])
+def test_reason_is_shown_as_it_is(tmp_path: Path, name: str) -> None:
+    """The name of a picture is never taken for markup, for a command to the terminal or for two lines."""
+
+    def gone() -> Image.Image:
+        raise DataError(f"There is no picture {name}.")
+
+    chosen = samples(3)
+    left_out, said = told(Listed([replace(chosen[0], picture=gone), *chosen[1:]]), tmp_path)
+    shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in name)
+    assert left_out.first == f"There is no picture {shown}."
+    assert f"first: There is no picture {shown}." in said
+    left_out.first.encode()
+
+
+def test_overwritten_pictures_are_labelled_anew(tmp_path: Path, explained: list[int]) -> None:
+    """Labels of pictures that were overwritten in place are not taken from the cache; those of the same ones are."""
+    questions = write_jsonl(tmp_path / "own", "easy", pictures=2, seed=9)
+    count = len(JSONL(questions))
+    first = make_labels(tiny_asker(), JSONL(questions), tmp_path / "cache")
+    make_labels(tiny_asker(), JSONL(questions), tmp_path / "cache")
+    assert sum(explained) == count
+    picture = questions.parent / "pictures" / "1.png"
+    with picture.open("r+b") as opened:
+        Image.new("RGB", (64, 64)).save(opened, "PNG")
+        opened.truncate()
+    again = make_labels(tiny_asker(), JSONL(questions), tmp_path / "cache")
+    assert sum(explained) == 2 * count
+    last = [count - 1]
+    assert not torch.equal(again.batch(last).states, first.batch(last).states)
 
 
 def test_no_picture_at_all(tmp_path: Path) -> None:

@@ -234,6 +234,38 @@ def test_too_few_to_conclude() -> None:
         assert own["by_group"]["color"]["auroc_ci95"] is apart["ci95"] is apart["p_holm"] is None
 
 
+def test_many_questions_about_one_picture_conclude_nothing() -> None:
+    """A family, and what a score knows, count the pictures of these rows: 50 questions on one say no more than one."""
+    rng = np.random.default_rng(0)
+    right = rng.random(150) < 0.5
+    pictures = [str(n) for n in range(100)] + ["one"] * 50
+    answers = Answers(right.tolist(), ["many"] * 100 + ["one"] * 50, pictures)
+    score = right + rng.normal(0, 1, 150)
+    about_one = np.where(np.arange(150) < 100, math.nan, score)
+    scores = {"fastrm": score.tolist(), "map_max": (-score).tolist(), "sampling": about_one.tolist()}
+    comparison = Comparison(scores, answers)
+    judged, apart = comparison.judge(), comparison.differences()
+    own = judged["fastrm"]
+    assert own["conclusive"] and own["by_group"]["many"]["conclusive"]  # noqa: PT018
+    assert own["by_group"]["one"]["auroc"] > 0.5
+    assert not own["by_group"]["one"]["conclusive"]
+    assert own["by_group"]["one"]["auroc_ci95"] is apart["map_max"]["by_group"]["one"]["ci95"] is None
+    assert apart["map_max"]["by_group"]["many"]["ci95"] is not None
+    assert not judged["sampling"]["conclusive"]
+    assert judged["sampling"]["auroc_ci95"] is judged["sampling"]["p"] is judged["sampling"]["within"]["ci95"] is None
+    assert apart["sampling"]["ci95"] is apart["sampling"]["p"] is apart["sampling"]["within"]["ci95"] is None
+
+
+def test_within_families_counts_the_pictures_of_mixed_families() -> None:
+    """Families all right or all wrong rank nothing, so their pictures do not make the rest conclusive."""
+    right = [True] * 100 + [n % 2 == 0 for n in range(50)]
+    answers = Answers(right, ["easy"] * 100 + ["one"] * 50, [str(n) for n in range(100)] + ["one"] * 50)
+    own = Comparison({"fastrm": [float(n % 7) for n in range(150)]}, answers).judge()["fastrm"]
+    assert own["conclusive"]
+    assert own["within"]["auroc"] is not None
+    assert own["within"]["ci95"] is None
+
+
 def test_comparison_is_fast() -> None:
     """A dozen scores on 3,000 answers in 1,000 draws, pooled, within families and paired, take seconds."""
     rng = np.random.default_rng(0)
@@ -288,15 +320,15 @@ def test_identical_questions_of_a_picture() -> None:
 
 
 def test_draws_take_pictures_whole() -> None:
-    """A draw weighs all rows of a picture alike, wherever they stand, and draws as many pictures as there are."""
+    """A draw weighs all rows of a picture alike, wherever they stand, and draws each picture once on average."""
     draws = Draws(["a", "b", "a", "c", "b", "a"], resamples=50)
     (weights,) = draws.weights(np.arange(6))
     assert weights.shape == (50, 6)
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, 0] == weights[:, 5]).all()
     assert (weights[:, 1] == weights[:, 4]).all()
-    assert ((weights[:, 0] + weights[:, 1] + weights[:, 3]) == 3).all()
     assert len(set(weights.sum(1).tolist())) > 1
+    assert Draws([str(n) for n in range(100)]).counts.mean(0) == pytest.approx(1, abs=0.15)
     assert draws.sums(np.ones((6, 2)))[:, 1].tolist() == weights.sum(1).tolist()
 
 
@@ -336,6 +368,14 @@ def test_draws_are_repeatable_and_independent() -> None:
     one, same, other = (Draws(pictures, seed=seed).means(values) for seed in (4, 4, 5))
     assert (one == same).all()
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
+
+
+def test_draws_are_paired_on_what_two_sets_share() -> None:
+    """A picture is drawn as often in every set that has it, whatever else is there; others are drawn apart."""
+    one, other = Draws(["b", "a", "c"]), Draws(["d", "c", "a", "e"])  # columns in the order of their names
+    assert (one.counts[:, [0, 2]] == other.counts[:, [0, 1]]).all()
+    assert abs(np.corrcoef(one.counts[:, 1], other.counts[:, 2])[0, 1]) < 0.1
+    assert abs(np.corrcoef(one.counts[:, 1], one.counts[:, 0])[0, 1]) < 0.1
 
 
 def test_rate_at_the_edge() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from fastrm_monitor.errors import FastRMError
@@ -131,7 +132,8 @@ def test_good_proxy(report: dict[str, Any]) -> None:
     one = report["fidelity"]
     for number in (one["thresholds"]["0.5"]["accuracy"], one["all_negative_accuracy"], one["ci95"]["accuracy_gain"][0]):
         assert f"{number:.3f}" in said(report, "accuracy")
-    assert f"{one['auprc']:.3f} [{one['ci95']['auprc'][0]:.3f}" in said(report, "thresholds")
+    for name in ("auprc", "auprc_within"):
+        assert f"{one[name]:.3f} [{one['ci95'][name][0]:.3f}" in said(report, "thresholds")
 
 
 def test_shuffled_patches_fail_fidelity(report: dict[str, Any]) -> None:
@@ -139,7 +141,29 @@ def test_shuffled_patches_fail_fidelity(report: dict[str, Any]) -> None:
     shuffled = {**report, "fidelity": report["proxies"]["paper"]["fidelity"]}
     assert verdict(shuffled, "accuracy") == "does not hold"
     assert verdict(shuffled, "thresholds") in ("does not hold", "cannot conclude")
-    assert shuffled["fidelity"]["ci95"]["auprc_gain"][0] < 0.05
+    assert shuffled["fidelity"]["ci95"]["auprc_within_gain"][1] < 0.1
+
+
+def test_pooled_auprc_does_not_decide(report: dict[str, Any]) -> None:
+    """A map that gains over all patches and nothing within questions finds no patch, here or on other data."""
+    for path, name in ((("fidelity",), "thresholds"), (("shifts", "again", "fidelity"), "still_finds")):
+        for bounds, expected in (([-0.02, 0.0], "does not hold"), ([-0.01, 0.02], "cannot conclude")):
+            assert verdict(changed(report, *path, "ci95", "auprc_within_gain", value=bounds), name) == expected
+    none = changed(report, "fidelity", "auprc_within", value=None)
+    assert verdict(none, "thresholds") == "cannot conclude"
+    assert "No question has both" in said(none, "thresholds")
+
+
+def test_ranking_stands_in_page_and_tables(report: dict[str, Any], html: str) -> None:
+    """AUPRC within questions stands beside the pooled one, for every proxy, with what a random order reaches."""
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=100))
+    for one in (report["fidelity"], report["proxies"]["paper"]["fidelity"]):
+        for text in (out.getvalue(), html):
+            for name in ("auprc", "auprc_within"):
+                low, high = one["ci95"][name]
+                assert f"{one[name]:.3f} [{low:.3f}, {high:.3f}]" in text
+            assert f"{one['chance_within']:.3f}" in text
 
 
 def test_three_samples_conclude_nothing(few: dict[str, Any]) -> None:
@@ -159,10 +183,10 @@ def test_losses_decide_generalisation(report: dict[str, Any]) -> None:
     """A loss whose interval lies below 0 speaks against the claim; a small one is allowed where the claim says so."""
     path = ("generalisation", "again")
     assert verdict(report, "small_loss") in ("holds", "cannot conclude")
-    lost = changed(report, *path, "auprc", value={"difference": -0.3, "ci95": [-0.4, -0.2]})
+    lost = changed(report, *path, "auprc_within", value={"difference": -0.3, "ci95": [-0.4, -0.2]})
     assert (verdict(lost, "small_loss"), verdict(lost, "falls")) == ("does not hold", "holds")
     assert "-0.300 [-0.400, -0.200]" in said(lost, "falls")
-    little = changed(report, *path, "auprc", value={"difference": -0.02, "ci95": [-0.04, 0.0]})
+    little = changed(report, *path, "auprc_within", value={"difference": -0.02, "ci95": [-0.04, 0.0]})
     assert (verdict(little, "small_loss"), verdict(little, "falls")) == ("holds", "does not hold")
     gained = {"difference": 0.1, "ci95": [0.05, 0.15]}
     both = changed(changed(report, *path, "f1", value=gained), *path, "patch_accuracy", value=gained)
@@ -231,13 +255,26 @@ def test_confidence_against_every_other_score(report: dict[str, Any]) -> None:
 def masked(bounds: list[float] | None, on_boxes: list[float] | None = None) -> dict[str, Any]:
     """A perturbation section whose proxy's area lies so far from that of the random order."""
     area = {order: {"n": 200, "mean": 0.5, "ci95": [0.4, 0.6]} for order in ("proxy", "teacher", "random", "inverse")}
-    side = {"answers": 60, "changed": {"n": 30, "rate": 0.25, "ci95": [0.1, 0.4]}}
-    apart = {"proxy": {"difference": -0.2, "ci95": on_boxes}}
+    number = {"n": 60, "mean": 0.3, "ci95": [0.2, 0.4]}
+    side = {
+        "answers": 60,
+        "on_boxes": {"proxy": number, "teacher": number},
+        "boxes": number,
+        "mass": {"proxy": number, "teacher": number},
+        "changed": {"n": 30, "rate": 0.25, "ci95": [0.1, 0.4]},
+    }
+    orders = ("proxy", "teacher")
+    apart = {name: {"difference": -0.2, "ci95": on_boxes} for name in orders}
     return {
         "questions": 200,
+        "pictures": 60,
+        "levels": [],
+        "accuracy": {order: [] for order in area},
+        "changed": {order: [] for order in area},
+        "groups": {},
         "area": area,
-        "difference": {f"{one} - random": {"difference": -0.1, "ci95": bounds} for one in ("proxy", "teacher")},
-        "failures": {"count": {"wrong": side, "right": side, "difference": {"on_boxes": apart}}},
+        "difference": {f"{one} - random": {"difference": -0.1, "ci95": bounds, "p": 0.03} for one in orders},
+        "failures": {"count": {"wrong": side, "right": side, "difference": {"on_boxes": apart, "mass": apart}}},
     }
 
 
@@ -288,6 +325,45 @@ def test_failure_modes(report: dict[str, Any]) -> None:
     """The map lies less on what was asked about where the answer is wrong, or it does not; few answers say nothing."""
     for bounds, expected in (([-0.3, -0.1], "holds"), ([0.1, 0.3], "does not hold"), (None, "cannot conclude")):
         assert verdict({**report, "perturbation": masked([-0.2, -0.1], bounds)}, "failure_modes") == expected
+
+
+@pytest.mark.parametrize("unknown", ["without boxes", "no wrong answer", "too few"])
+def test_undecided_failure_modes_are_named(report: dict[str, Any], unknown: str) -> None:
+    """One mode of which nothing can be said leaves the claim about each of them open, and the reason names it."""
+    found = masked([-0.2, -0.1], [-0.3, -0.1])
+    mode = copy.deepcopy(found["failures"]["count"])
+    mode["difference"]["on_boxes"]["proxy"] = {"difference": None, "ci95": None}
+    mode["wrong"]["on_boxes"]["proxy"] = {"n": 0, "mean": None, "ci95": None}
+    if unknown == "no wrong answer":
+        mode["wrong"]["answers"] = 0
+    elif unknown == "too few":
+        mode["wrong"]["on_boxes"]["proxy"]["n"] = 5
+        mode["difference"]["on_boxes"]["proxy"]["difference"] = 0.1
+    found["failures"]["hallucinated"] = mode
+    planted = {**report, "perturbation": found}
+    assert verdict(planted, "failure_modes") == "cannot conclude"
+    reason = {
+        "without boxes": "hallucinated (60 wrong answers): cannot be measured, since no box is known",
+        "no wrong answer": "hallucinated (0 wrong answers): not seen here",
+        "too few": "hallucinated (60 wrong answers): +0.100 (too few to conclude)",
+    }
+    assert reason[unknown] in said(planted, "failure_modes")
+    found["failures"]["count"]["difference"]["on_boxes"]["proxy"]["ci95"] = [0.1, 0.2]
+    assert verdict(planted, "failure_modes") == "does not hold"
+
+
+def test_what_the_evidence_cites_is_printed(report: dict[str, Any]) -> None:
+    """The areas and their differences, and the time saved against either teacher, stand in the tables."""
+    planted = {**report, "perturbation": masked([-0.15, -0.05]), "cost": cost_of(0.954, [0.951, 0.957], 2**20)}
+    planted["cost"]["less_time_than_row"] = {"ours": {"value": 0.876, "ci95": [0.871, 0.882]}}
+    planted["shifts"] = {"again": {**report["shifts"]["again"], "perturbation": {"too_few": "Too few questions."}}}
+    out = io.StringIO()
+    print_report(planted, Console(file=out, width=100))
+    text = out.getvalue()
+    assert text.count("0.500 [0.400, 0.600]") == 4
+    for part in ("-0.100 [-0.150, -0.050]", "95.40% [95.10%, 95.70%]", "87.60% [87.10%, 88.20%]", "Too few questions."):
+        assert part in " ".join(text.split())
+    assert max(len(line) for line in text.splitlines()) <= 100
 
 
 def cost_of(saved: float, bounds: list[float], teacher: int) -> dict[str, Any]:
@@ -431,6 +507,33 @@ def test_page_escapes_what_comes_from_data(report: dict[str, Any]) -> None:
     assert len([load for load in found.loads if load]) == 3
     assert "&lt;script&gt;" in html
     print_report(hostile, Console(file=io.StringIO(), width=100))
+
+
+def test_notes_stand_in_page_and_tables(report: dict[str, Any]) -> None:
+    """Questions left out, and data that a proxy was made of, are said on the page and at the end of the tables."""
+    gone = f"There is no picture 'p/[/b].png' in {HOSTILE}."
+    planted = changed(report, "left_out", value={"questions": 298, "of": 398, "first": gone})
+    planted = changed(planted, "shifts", "again", "left_out", value={"questions": 2, "of": 9, "first": ""})
+    planted = changed(planted, "in_training", value={"pap[/b]er": {"pictures": 20, "of": 25}})
+    expected = [
+        f"natural: 298 of 398 questions were left out; first: {gone}",
+        "natural: 20 of 25 pictures were used to train the proxy pap[/b]er: these figures say nothing about new "
+        "pictures.",
+        "again: 2 of 9 questions were left out.",
+    ]
+    html = page(planted)
+    assert re.findall('<p class="bad" role="note"><strong>(.*?)</strong>', html) == [escape(one) for one in expected]
+    said = io.StringIO()
+    print_report(planted, Console(file=said, width=100))
+    lines = said.getvalue().splitlines()
+    assert [one for one in lines if "left out" in one or "used to train" in one] == expected
+
+
+def test_nothing_to_note(report: dict[str, Any], html: str) -> None:
+    """Where all questions have labels and the pictures are new, nothing is said."""
+    nothing = {"questions": 0, "of": 240, "first": ""}
+    for one in (html, page(changed(changed(report, "left_out", value=nothing), "in_training", value={}))):
+        assert 'role="note"' not in one
 
 
 def test_tables_fit_a_screen(report: dict[str, Any]) -> None:

@@ -69,6 +69,15 @@ def test_score(answer: str, expected: float) -> None:
     assert vqa_score(answer, TEN) == pytest.approx(expected)
 
 
+def test_all_annotators_agree() -> None:
+    """Answers are normalised where all ten agree, too, as docs/datasets.md says; the official script does not."""
+    assert [vqa_score(answer, (said,) * 10) for answer, said in (("2", "two"), ("Yes.", "yes"), ("no", "yes"))] == [
+        1,
+        1,
+        0,
+    ]
+
+
 def test_one_reference() -> None:
     """With a single reference the answer is right or wrong."""
     assert [vqa_score(answer, ("Two",)) for answer in ("2", "3")] == [1.0, 0.0]

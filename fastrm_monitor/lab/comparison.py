@@ -32,7 +32,7 @@ class Answers:
         right: of each of S answers.
         groups: its family of questions.
         pictures: its picture's id.
-        seed: of the draws.
+        seed: of the draws, see `Draws`.
     """
 
     def __init__(self, right: Sequence[bool], groups: Sequence[str], pictures: Sequence[str], seed: int = 0) -> None:
@@ -44,9 +44,9 @@ class Answers:
         return len(self.right)
 
     def conclusive(self, rows: np.ndarray) -> bool:
-        """Whether these rows hold enough right answers, wrong answers and pictures to say anything of a ranking."""
+        """Whether these row numbers hold right answers, wrong answers and pictures enough to judge a ranking."""
         right = int(self.right[rows].sum())
-        return self.draws.enough and min(right, len(rows) - right) >= LEAST
+        return min(right, len(rows) - right) >= LEAST and self.draws.enough_of(rows)
 
 
 def accuracy(answers: Answers) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class _Family:
 
     def __init__(self, values: np.ndarray, answers: Answers, rows: np.ndarray) -> None:
         right = answers.right[rows]
-        self.n, self.wrong = len(rows), int((~right).sum())
+        self.rows, self.n, self.wrong = rows, len(rows), int((~right).sum())
         self.pairs = self.wrong * (self.n - self.wrong)
         self.auroc = auroc(values[rows], right)
         self.conclusive = answers.conclusive(rows)
@@ -191,10 +191,8 @@ class _Ranking(_Family):
         mixed = [family for family in self.families.values() if family.pairs]
         pairs = sum(family.pairs for family in mixed)
         self.within = sum(family.wins for family in mixed) / pairs if pairs else float("nan")
-        wrong = sum(family.wrong for family in mixed)
-        enough = answers.draws.enough and min(wrong, sum(family.n for family in mixed) - wrong) >= LEAST
         self.drawn_within = np.full(1, np.nan)
-        if enough:
+        if mixed and answers.conclusive(np.concatenate([family.rows for family in mixed])):
             sums = [sum(part) for part in zip(*((one.drawn_wins, one.drawn_pairs) for one in mixed), strict=True)]
             self.drawn_within = _share(np.asarray(sums[0]), np.asarray(sums[1]))
 

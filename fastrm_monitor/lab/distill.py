@@ -46,7 +46,8 @@ class Recipe:
         patience: see `epochs`.
         batch: questions a step.
         rate: peak learning rate.
-        validation: share of pictures held out.
+        validation: share of pictures held out, but at most `validation_pictures`: more would tell nothing new.
+        validation_pictures: see `validation`.
         flag_rate: share of the traffic that the stored threshold would flag.
         seed: of weights and order.
     """
@@ -59,11 +60,12 @@ class Recipe:
     softness: float = 0.08
     heads: bool = True
     label_threshold: float = 0.3
-    epochs: int = 16
+    epochs: int = 20
     patience: int = 6
     batch: int = 128
     rate: float = 2.5e-3
     validation: float = 0.2
+    validation_pictures: int = 1000
     flag_rate: float = 0.2
     seed: int = 0
 
@@ -72,6 +74,12 @@ _HEAD_WEIGHT = 0.3
 """Of the losses of the heads beside that of the relevance."""
 _LEAST_FOR_HEAD = 50
 """Questions with boxes, and right and wrong answers, below which a head is left out."""
+
+
+def split(labels: Labels, recipe: Recipe) -> tuple[list[int], list[int]]:
+    """Row numbers for training and validation, as a recipe wants them; see `split_by_picture`."""
+    pictures = len({one.picture_id for one in labels.facts})
+    return split_by_picture(labels, min(recipe.validation, recipe.validation_pictures / max(pictures, 1)), recipe.seed)
 
 
 def split_by_picture(labels: Labels, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -19,15 +19,17 @@ from rich.progress import Progress
 import fastrm_monitor
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab.ask import Asker
-from fastrm_monitor.lab.datasets.base import Dataset
+from fastrm_monitor.lab.datasets.base import Dataset, Traced
 from fastrm_monitor.lab.datasets.pope import POPE
 from fastrm_monitor.lab.distill import arrange, predict, teacher_maps
 from fastrm_monitor.lab.existence import existence
 from fastrm_monitor.lab.judgement import judge_set
 from fastrm_monitor.lab.labels import Labels, make_labels
+from fastrm_monitor.lab.report import notes
 from fastrm_monitor.lab.report.contents import SCHEMA_VERSION, assemble
 from fastrm_monitor.lab.report.examples import gather
 from fastrm_monitor.lab.report.parts import Parts
+from fastrm_monitor.lab.training_pictures import pictures_in_training
 from fastrm_monitor.scoring.checkpoint import ProxyFolder
 from fastrm_monitor.scoring.patches import PatchLayout
 
@@ -78,8 +80,12 @@ class Evaluation:
         once: dict[str, Any] = {}
         pope: dict[str, Any] = {}
         masked: dict[str, Any] = {}
+        left_out: dict[str, Any] = {}
+        known: dict[str, Any] = {}
         for name, dataset in _distinct(datasets):
+            known[name] = self._in_training(name, dataset)
             labels = make_labels(self.asker, dataset, self.cache, batch=self.batch, progress=self.progress)
+            left_out[name] = asdict(labels.left_out)
             own = _Set(parts, name, dataset, labels)
             judged.append(self._judge(own, judged[0]["thresholds"] if judged else None))
             if isinstance(dataset, POPE):
@@ -89,7 +95,18 @@ class Evaluation:
             if len(judged) == 1:
                 once = self._once(own, judged[0])
         examples = once.pop("examples")
-        return assemble(self.model, self.folders, judged, pope=pope, perturbation=masked, **once), examples
+        more = {"pope": pope, "perturbation": masked, "left_out": left_out, "in_training": known}
+        return assemble(self.model, self.folders, judged, **more, **once), examples
+
+    def _in_training(self, name: str, dataset: Dataset) -> dict[str, Any]:
+        """By proxy how many of the pictures it was made of, said before the hours that the rest may take."""
+        found = {proxy: pictures_in_training(folder, dataset) for proxy, folder in self.folders.items()}
+        of = len({sample.picture_id for sample in dataset})
+        known = {proxy: {"pictures": pictures, "of": of} for proxy, pictures in found.items() if pictures}
+        for proxy, own in known.items():
+            said = notes.in_training(name, proxy, own)
+            self.progress.console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+        return known
 
     @property
     def _product(self) -> ProxyFolder:
@@ -108,6 +125,7 @@ class Evaluation:
     def _judge(self, own: _Set, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
         sampled = self._sampled(own) if "sampling" in self.sections else None
         others = dict(list(self.folders.items())[1:])
+        origins = own.origins()
         task = self.progress.add_task(f"judging {own.name}", total=1)
         judged: dict[str, Any] = own.part(
             "judgement",
@@ -119,9 +137,11 @@ class Evaluation:
                 others=others,
                 sampled=sampled,
                 thresholds=thresholds,
+                origins=origins,
             ),
             sampled=_digest(sampled),
             thresholds=thresholds,
+            origins=_digest(origins),
         )
         self.progress.update(task, completed=1)
         return judged
@@ -190,6 +210,14 @@ class _Set:
         """A section of this data set; made anew when the answers are not those that it was made of."""
         known = [(one.id, one.picture_id, one.right, one.numbers) for one in self.labels.facts]
         return self.parts.get(self.name, section, make, dataset=self.dataset.name, answers=_digest(known), **options)
+
+    def origins(self) -> list[str] | None:
+        """What the picture of each question was made of; None where the data set cannot say."""
+        if not isinstance(self.dataset, Traced):
+            return None
+        pictures = [one.picture_id for one in self.labels.facts]
+        known = {name: self.dataset.origin(name) for name in dict.fromkeys(pictures)}
+        return [known[name] for name in pictures]
 
 
 def _distinct(datasets: Sequence[tuple[str, Dataset]]) -> list[tuple[str, Dataset]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastrm_monitor.lab.datasets.vqav2 import normalise
 from fastrm_monitor.lab.fidelity import inside
-from fastrm_monitor.lab.intervals import LEAST, Draws, interval, rate
+from fastrm_monitor.lab.intervals import Draws, interval, rate
 from fastrm_monitor.lab.labels import Labels
 from fastrm_monitor.types import RelevanceMap
 
@@ -83,7 +83,7 @@ def mean_of(values: np.ndarray, draws: Draws, where: np.ndarray | None = None) -
     known = np.isfinite(values) if where is None else where & np.isfinite(values)
     if not known.any():
         return {"n": 0, "mean": None, "ci95": None}
-    bounds = interval(draws.means(np.nan_to_num(values), known)) if _enough(draws, known) else None
+    bounds = interval(draws.means(np.nan_to_num(values), known)) if draws.enough_of(known) else None
     return {"n": int(known.sum()), "mean": float(values[known].mean()), "ci95": bounds}
 
 
@@ -94,15 +94,11 @@ def _difference(values: np.ndarray, draws: Draws, one: np.ndarray, other: np.nda
         return {"difference": None, "ci95": None}
     filled = np.nan_to_num(values)
     first, second = (draws.means(filled, where) for where in sides)
-    enough = all(_enough(draws, where) for where in sides)
+    enough = all(draws.enough_of(where) for where in sides)
     return {
         "difference": float(values[sides[0]].mean() - values[sides[1]].mean()),
         "ci95": interval(first - second) if enough else None,
     }
-
-
-def _enough(draws: Draws, where: np.ndarray) -> bool:
-    return int((draws.by_picture(where.astype(float)) > 0).sum()) >= LEAST
 
 
 def _kind(answer: str) -> str:

@@ -36,15 +36,22 @@ def fidelity(
     Returns:
         `base_rate`, `all_negative_accuracy`, `auprc`, `iou` (mean over questions at decision 0.5), `rank_correlation`
         (mean Spearman correlation with the teacher over questions) and `thresholds` with accuracy, precision, recall
-        and F1 at each decision threshold.
+        and F1 at each decision threshold. `auprc_within`, `base_rate_within` and `chance_within` (what a random order
+        reaches) are means over questions: pooled, a map that only knows *how much* of a picture is relevant ranks the
+        patches of one question above those of another.
     """
     correlations = rank_correlations(proxy, teacher)
     known = correlations[np.isfinite(correlations)]
+    within, share, chance = precisions(proxy, teacher, label_threshold)
+    told = np.isfinite(within)
     return {
         "questions": len(proxy),
         "patches": sum(len(one) for one in proxy),
         "label_threshold": label_threshold,
         **_at_label(proxy, teacher, label_threshold),
+        "auprc_within": float(within[told].mean()) if told.any() else None,
+        "base_rate_within": float(share[told].mean()) if told.any() else None,
+        "chance_within": float(chance[told].mean()) if told.any() else None,
         "iou": float(overlaps(proxy, teacher, label_threshold).mean()),
         "rank_correlation": float(known.mean()) if len(known) else None,
     }
@@ -83,12 +90,13 @@ class FidelityDraws:
 
     @cached_property
     def by_name(self) -> dict[str, np.ndarray]:
-        """`accuracy`, `all_negative_accuracy`, `base_rate`, `f1`, `auprc`, `iou`, `rank_correlation`, (B,) each."""
+        """The (B,) draws of each figure of `fidelity` that is not swept, accuracy and F1 at decision 0.5."""
         counts = self._draws.sums(
             np.array([_counts(one >= 0.5, other >= self._label) for one, other in self._pairs()], float)
         )
         hits, called, relevant, agreed, patches = counts.T
         correlations = rank_correlations(self._proxy, self._teacher)
+        within, share, chance = precisions(self._proxy, self._teacher, self._label)
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
                 "accuracy": agreed / patches,
@@ -96,12 +104,15 @@ class FidelityDraws:
                 "base_rate": relevant / patches,
                 "f1": np.where(called + relevant > 0, 2 * hits / (called + relevant), 0.0),
                 "auprc": self._auprc(),
+                "auprc_within": self._means(within),
+                "base_rate_within": self._means(share),
+                "chance_within": self._means(chance),
                 "iou": self._draws.means(overlaps(self._proxy, self._teacher, self._label)),
-                "rank_correlation": self._draws.means(correlations, np.isfinite(correlations)),
+                "rank_correlation": self._means(correlations),
             }
 
     def intervals(self) -> dict[str, Any]:
-        """95 % interval of each by name, and of what accuracy and AUPRC gain over knowing only the base rate.
+        """95 % interval of each by name, and of what accuracy and both AUPRC gain over knowing nothing of the patches.
 
         All None where there are too few pictures.
         """
@@ -109,8 +120,16 @@ class FidelityDraws:
             **self.by_name,
             "accuracy_gain": self.by_name["accuracy"] - self.by_name["all_negative_accuracy"],
             "auprc_gain": self.by_name["auprc"] - self.by_name["base_rate"],
+            "auprc_within_gain": self.by_name["auprc_within"] - self.by_name["chance_within"],
         }
         return {name: interval(drawn) if self._draws.enough else None for name, drawn in own.items()}
+
+    def _means(self, values: np.ndarray) -> np.ndarray:
+        """Of the questions where a figure is known (not NaN); NaN where these have too few pictures."""
+        known = np.isfinite(values)
+        if not self._draws.enough_of(known):
+            return np.full(len(self._draws.counts), np.nan)
+        return self._draws.means(values, known)
 
     def _pairs(self) -> zip[tuple[np.ndarray, np.ndarray]]:
         return zip(self._proxy, self._teacher, strict=True)
@@ -151,6 +170,27 @@ def rank_correlations(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray]
             for one, other in zip(proxy, teacher, strict=True)
         ]
     )
+
+
+def precisions(
+    proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average precision within each question, (S,), its share of relevant patches, (S,), and its chance, (S,).
+
+    An even map reaches the share. Chance is the mean over all orders of the patches, which is more, since few patches
+    may come first by luck: shuffled maps reach it. All NaN where none or all of a question's patches are relevant.
+    """
+    from sklearn.metrics import average_precision_score
+
+    found = np.full((3, len(proxy)), np.nan)
+    for row, (one, other) in enumerate(zip(proxy, teacher, strict=True)):
+        labels = other >= label_threshold
+        patches, relevant = len(labels), int(labels.sum())
+        if 0 < relevant < patches:
+            places = (1 / np.arange(1, patches + 1)).sum()
+            chance = (places + (relevant - 1) / (patches - 1) * (patches - places)) / patches
+            found[:, row] = average_precision_score(labels, one), relevant / patches, chance
+    return found[0], found[1], found[2]
 
 
 def overlaps(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float) -> np.ndarray:

@@ -2,10 +2,14 @@
 
 `Draws` is the fast way: how often each picture is drawn is settled once, and every statistic of these answers is then
 computed from the same draws, which pairs them. `over_pictures` takes any function of row numbers and is slow.
+
+How often a picture is drawn follows from its name alone: a Poisson number, of mean 1, as in sampling with replacement
+from many. So two sets that share some pictures are paired on those, and independent on the others.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -25,25 +29,35 @@ class Draws:
     Args:
         pictures: picture id of each of S rows.
         resamples: number of draws, B.
-        seed: of the draws; two sets with different seeds are drawn independently.
+        seed: of the draws; two sets with different seeds are drawn independently, with one seed they are paired on the
+            pictures of the same name.
     """
 
     def __init__(self, pictures: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
-        _, self._group = np.unique(np.asarray(pictures, str), return_inverse=True)
-        self.pictures = int(self._group.max()) + 1 if len(self._group) else 0
+        self._names, self._group = np.unique(np.asarray(pictures, str), return_inverse=True)
+        self.pictures = len(self._names)
         self._resamples, self._seed = resamples, seed
 
     @cached_property
     def counts(self) -> np.ndarray:
         """How often each picture is in each draw, float (B, pictures)."""
-        even = np.full(self.pictures, 1 / max(self.pictures, 1))
-        drawn = np.random.default_rng(self._seed).multinomial(self.pictures, even, self._resamples)
-        return drawn.astype(float)
+        drawn = np.empty((self._resamples, self.pictures))
+        for place, name in enumerate(self._names):
+            drawn[:, place] = _generator(self._seed, str(name)).poisson(1, self._resamples)
+        return drawn
 
     @property
     def enough(self) -> bool:
         """Whether there are pictures enough for an interval that means something."""
         return self.pictures >= LEAST
+
+    def pictures_of(self, rows: np.ndarray) -> int:
+        """How many pictures some rows show; row numbers, or bool (S,)."""
+        return len(np.unique(self._group[rows]))
+
+    def enough_of(self, rows: np.ndarray) -> bool:
+        """Whether these rows show pictures enough: many questions about one say no more than one."""
+        return self.pictures_of(rows) >= LEAST
 
     def by_picture(self, values: np.ndarray) -> np.ndarray:
         """Sums of rows (S, ...) over each picture, float (pictures, ...)."""
@@ -69,6 +83,11 @@ class Draws:
         step = max(1, _AT_ONCE // max(1, len(rows)))
         for start in range(0, self._resamples, step):
             yield self.counts[start : start + step][:, self._group[rows]]
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed} {name}".encode(errors="surrogatepass"), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 def interval(drawn: np.ndarray) -> list[float] | None:
@@ -105,7 +124,7 @@ def rate(values: np.ndarray, draws: Draws, where: np.ndarray | None = None) -> d
     if not len(own):
         return {"n": 0, "rate": None, "ci95": None}
     share = float(own.mean())
-    pictures = int((draws.by_picture(chosen.astype(float)) > 0).sum())
+    pictures = draws.pictures_of(chosen)
     bounds = None
     if pictures >= LEAST:
         tail = 0.025 ** (1 / pictures)

@@ -5,7 +5,6 @@ Takes labels and proxies, no model and no files. Scores are taken by name; one t
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +83,7 @@ def judge_set(
     others: Mapping[str, ProxyFolder] | None = None,
     sampled: Mapping[str, Any] | None = None,
     thresholds: Mapping[str, float] | None = None,
+    origins: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Judge a proxy folder on one labelled data set.
 
@@ -95,17 +95,19 @@ def judge_set(
         others: proxies whose fidelity stands beside it, by name.
         sampled: what `sampling_consistency` gave; None when it was left out.
         thresholds: of the first data set, to be carried over; this set's own when None.
+        origins: what the picture of each question was made of (`datasets.base.Traced`); data sets are paired on the
+            pictures of one origin. None draws this set independently of any other.
 
     Returns:
         `part`, what goes into the report (docs/evaluate.md); `thresholds`, as given or chosen; `points` and `draws`,
-        the numbers that other data sets are held against and their draws (B,), by name; `examples`, `row` and
-        `confidence` of answers worth looking at.
+        the numbers that other data sets are held against and their draws (B,), by name; `origins`, those of its
+        pictures; `examples`, `row` and `confidence` of answers worth looking at.
     """
     facts = labels.facts
     rows = range(len(labels))
     names = [one.picture_id for one in facts]
-    # Draws of two data sets are independent: each has a seed of its own.
-    answers = Answers([one.right for one in facts], [one.group for one in facts], names, zlib.crc32(data.encode()))
+    drawn_by = list(origins) if origins is not None else [f"{data} {name}" for name in names]
+    answers = Answers([one.right for one in facts], [one.group for one in facts], drawn_by)
     draws = answers.draws
     seen, teacher = see(folder, labels, layout), teacher_maps(labels, rows)
     teacher_arranged = arrange(teacher, labels, rows, layout)
@@ -145,8 +147,10 @@ def judge_set(
         },
     }
     hit, _ = hits(seen.maps, boxes)
+    plays = np.isfinite(hit)
     points = {
         "auprc": ours["auprc"],
+        "auprc_within": ours["auprc_within"],
         "f1": ours["thresholds"]["0.5"]["f1"],
         "patch_accuracy": ours["thresholds"]["0.5"]["accuracy"],
         "pointing": points_to["proxy"]["hit_rate"],
@@ -155,9 +159,10 @@ def judge_set(
     }
     kept = {
         "auprc": drawn.by_name["auprc"],
+        "auprc_within": drawn.by_name["auprc_within"],
         "f1": drawn.by_name["f1"],
         "patch_accuracy": drawn.by_name["accuracy"],
-        "pointing": draws.means(np.nan_to_num(hit), np.isfinite(hit)),
+        "pointing": draws.means(np.nan_to_num(hit), plays) if draws.enough_of(plays) else np.zeros(0),
         "answer_accuracy": draws.means(answers.right.astype(float)),
         "auroc": comparison.draws("fastrm"),
     }
@@ -166,6 +171,7 @@ def judge_set(
         "thresholds": dict(carried),
         "points": points,
         "draws": {name: _listed(values) if draws.enough else [] for name, values in kept.items()},
+        "origins": sorted(set(drawn_by)),
         "examples": _examples(np.array([one.confidence for one in seen.scores]), answers.right),
     }
 
@@ -210,6 +216,7 @@ def _beside(
     found = _fidelity(seen.relevance, teacher, label, drawn)
     points = {
         "auprc": (ours["auprc"], found["auprc"]),
+        "auprc_within": (ours["auprc_within"], found["auprc_within"]),
         "f1": (ours["thresholds"]["0.5"]["f1"], found["thresholds"]["0.5"]["f1"]),
     }
     return {

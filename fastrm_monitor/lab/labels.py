@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from fastrm_monitor.lab import sharing
 from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.datasets.base import Dataset, Sample
 from fastrm_monitor.lab.teacher import Teacher
+from fastrm_monitor.terminal import printable
 from fastrm_monitor.types import Region
 
 _SHARD = 256
@@ -62,6 +63,25 @@ class LabelFacts:
     size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Questions without a label: their picture cannot be read, or nobody knows whether the answer is right.
+
+    Attributes:
+        questions: how many.
+        of: how many the data set has.
+        first: why the first of them has none, on one line; empty when that was not kept.
+    """
+
+    questions: int = 0
+    of: int = 0
+    first: str = ""
+
+    def __str__(self) -> str:
+        reason = f"; first: {self.first}" if self.first else ""
+        return f"{self.questions} of {self.of} questions left out{reason}"
+
+
 @dataclass(frozen=True, eq=False)
 class LabelBatch:
     """Labelled prompts, left-padded: `states` float32 (B, T, d), `targets` float32 (B, T), masks bool (B, T)."""
@@ -73,10 +93,16 @@ class LabelBatch:
 
 
 class Labels:
-    """The labels of one (model, data set)."""
+    """The labels of one (model, data set).
 
-    def __init__(self, shards: Sequence[Path]) -> None:
+    Args:
+        shards: their files.
+        questions: how many the data set has; None for as many as there are labels.
+    """
+
+    def __init__(self, shards: Sequence[Path], questions: int | None = None) -> None:
         self.facts: list[LabelFacts] = []
+        reasons: list[str] = []
         self._where: list[tuple[int, int, int]] = []  # shard, first row, end row
         self._shards = [safe_open(path, framework="pt") for path in shards]
         for number, shard in enumerate(self._shards):
@@ -85,6 +111,9 @@ class Labels:
                 self._where.append((number, start, start + length))
                 self.facts.append(raw)
                 start += length
+            reasons.append(shard.metadata().get("left_out", ""))
+        of = len(self.facts) if questions is None else questions
+        self.left_out = LeftOut(of - len(self.facts), of, next(filter(None, reasons), ""))
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -119,8 +148,8 @@ def make_labels(
     """Label a data set, or what of it is not yet in the cache.
 
     Questions whose picture cannot be read, or of whose answer nobody knows whether it is right, are left out and
-    counted in one line at the end. Of several processes (see `sharing`) each makes every W-th shard, and all return all
-    labels.
+    counted in one line at the end, and in `left_out` of the labels. Of several processes (see `sharing`) each makes
+    every W-th shard, and all return all labels.
 
     Raises:
         DataError: the set is empty, no question could be used, or the cache cannot be written or is not shared by all.
@@ -138,27 +167,31 @@ def make_labels(
     count = (len(dataset) + _SHARD - 1) // _SHARD
     paths = [folder / f"shard-{number:05d}.safetensors" for number in range(count)]
     own = list(sharing.mine(paths))
-    left_out: list[str] = []
+    first = ""
     labeller: _Labeller | None = None
     for number, path in enumerate(paths):
         chunk = list(islice(samples, _SHARD))
         if path in own and not _whole(path):
             labeller = labeller or _Labeller(asker, dataset)
             for start in range(0, len(chunk), batch):
-                left_out += labeller.add(chunk[start : start + batch])
+                labeller.add(chunk[start : start + batch])
                 bar.advance(task, min(batch, len(chunk) - start))
+            first = first or labeller.left_out
             labeller.write(path)
         bar.update(task, completed=min((number + 1) * _SHARD, len(dataset)))
     made = sharing.total(sum(path.exists() for path in own))  # waits for all
     shards = [path for path in paths if path.exists()]
-    if left_out:
-        bar.console.print(f"{len(left_out)} of {len(dataset)} questions left out; first: {left_out[0]}")
     if not made:
-        first = left_out[0] if left_out else "see what the other processes say"
+        first = first or "see what the other processes say"
         raise DataError(f"Not one question of {dataset.name} could be used; first: {first}")
     if made != len(shards):
         raise DataError(f"{cache} is not one folder for all processes: choose a --cache on a disk that they share.")
-    return Labels(shards)
+    labels = Labels(shards, len(dataset))
+    if not labels.left_out.first:  # a shard of which nothing could be used is not there to say why
+        labels.left_out = replace(labels.left_out, first=first)
+    if labels.left_out.questions and sharing.is_main():
+        bar.console.print(str(labels.left_out), markup=False, highlight=False, soft_wrap=True)
+    return labels
 
 
 def _key(asker: Asker, dataset: Dataset) -> str:
@@ -196,19 +229,20 @@ class _Labeller:
     def __init__(self, asker: Asker, dataset: Dataset) -> None:
         self._asker, self._dataset, self._teacher = asker, dataset, Teacher(asker.model)
         self._facts: list[dict[str, Any]] = []
+        self.left_out = ""  # why the first question of this shard was, if one was
         self._parts: dict[str, list[Tensor]] = {"states": [], "image": [], "targets": []}
 
-    def add(self, chunk: Sequence[Sample]) -> list[str]:
-        """Label some samples at once; returns what was left out, and why."""
-        left_out, readable, pictures = [], [], []
+    def add(self, chunk: Sequence[Sample]) -> None:
+        """Label some samples at once, those aside that cannot be used."""
+        readable, pictures = [], []
         for sample in chunk:
             try:
                 pictures.append(sample.picture())
                 readable.append(sample)
             except DataError as error:
-                left_out.append(str(error))
+                self.left_out = self.left_out or printable(str(error))
         if not readable:
-            return left_out
+            return
         inputs = self._asker.inputs(pictures, [sample.question for sample in readable])
         said = self._asker.answer(inputs)
         explained = self._teacher.explain(inputs)
@@ -216,7 +250,8 @@ class _Labeller:
         for row, sample in enumerate(readable):
             right = self._dataset.right(sample, said[row].text)
             if right is None:
-                left_out.append(f"whether {said[row].text[:40]!r} is right for question {sample.id} is not known.")
+                reason = f"whether {said[row].text[:40]!r} is right for question {sample.id} is not known."
+                self.left_out = self.left_out or printable(reason)
                 continue
             own = explained.valid[row]
             self._parts["states"].append(explained.states[row][own].half().cpu())
@@ -234,17 +269,17 @@ class _Labeller:
                     "size": pictures[row].size,
                 }
             )
-        return left_out
 
     def write(self, path: Path) -> None:
         """Write what was gathered since the last time; no file when that is nothing."""
+        reason, self.left_out = self.left_out, ""
         if not self._facts:
             return
         tensors = {name: torch.cat(parts) for name, parts in self._parts.items()}
         tensors["lengths"] = torch.tensor([len(one) for one in self._parts["image"]])
         part = path.with_suffix(f".{os.getpid()}.part")
         try:
-            save_file(tensors, part, metadata={"facts": json.dumps(self._facts)})
+            save_file(tensors, part, metadata={"facts": json.dumps(self._facts), "left_out": reason})
             part.replace(path)
         except (OSError, SafetensorError) as error:
             part.unlink(missing_ok=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fastrm_monitor.lab.report.notes import notes
+
 _STYLES = {"holds": "green", "does not hold": "red", "cannot conclude": "yellow", "not measured": "dim"}
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print accuracy, fidelity, confidence and the verdicts, a row for each data set."""
+    """Print each section and the verdicts, a row for each data set."""
     parts = [report, *report["shifts"].values()]
-    tables = [_accuracy(parts), _pope(parts), _fidelity(report, parts), _generalisation(report)]
-    tables += [_pointing(parts), _sensitivity(parts)]
+    tables: list[Table | None] = [_accuracy(parts), _pope(parts), _fidelity(report, parts), _ranking(report, parts)]
+    tables += [_generalisation(report), _pointing(parts), _sensitivity(parts), _areas(parts), _masking(parts)]
     tables += [_confidence(part) for part in parts]
-    tables += [_thresholds(parts), _flags(parts), _verdicts(report)]
+    tables += [_thresholds(parts), _flags(parts), _cost(report), _verdicts(report)]
     for table in tables:
         if table is not None and table.row_count:
             console.print(table)
+    for one in notes(report):
+        console.print(one, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -53,31 +57,48 @@ def _pope(parts: Sequence[dict[str, Any]]) -> Table:
 
 
 def _fidelity(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Table:
-    names = ("data, proxy", "relevant", "all-neg.", "accuracy", "F1", "AUPRC", "IoU", "rank")
+    names = ("data, proxy", "relevant", "all-neg.", "accuracy", "F1", "IoU", "rank")
     table = _table("Fidelity of the proxy to its teacher (decision at 0.5), beside its base rate", *names)
-    several = len(report["proxies_compared"]) > 1
-    first = next(iter(report["proxies_compared"]))
-    for part in parts:
-        rows = {first: part["fidelity"], **{name: own["fidelity"] for name, own in part["proxies"].items()}}
-        for name, one in rows.items():
-            half = one["thresholds"]["0.5"]
-            numbers = (one["base_rate"], one["all_negative_accuracy"], half["accuracy"], half["f1"])
-            table.add_row(
-                escape(f"{part['data']}, {name}" if several else part["data"]),
-                *(_number(value) for value in numbers),
-                _valued(one["auprc"], one["ci95"]["auprc"]),
-                _number(one["iou"]),
-                _number(one["rank_correlation"]),
-            )
+    for name, one in _fidelities(report, parts):
+        half = one["thresholds"]["0.5"]
+        numbers = (one["base_rate"], one["all_negative_accuracy"], half["accuracy"], half["f1"], one["iou"])
+        table.add_row(name, *(_number(value) for value in (*numbers, one["rank_correlation"])))
     return table
 
 
+def _ranking(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Table:
+    """Pooled, a map gains that only knows in which questions many patches are relevant; within them it has chance."""
+    title = "Relevant patches first: AUPRC over all patches, which also ranks questions, and within questions"
+    table = _table(title, "data, proxy", "AUPRC", "AUPRC within\nquestions", "random\norder", "above it")
+    for name, one in _fidelities(report, parts):
+        own, chance, bounds = one["auprc_within"], one["chance_within"], one["ci95"]
+        table.add_row(
+            name,
+            _valued(one["auprc"], bounds["auprc"]),
+            _valued(own, bounds["auprc_within"]),
+            _number(chance),
+            _valued(None if own is None else own - chance, bounds["auprc_within_gain"], "+"),
+        )
+    return table
+
+
+def _fidelities(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each proxy's fidelity on each data set, with what its row is called."""
+    first, *others = report["proxies_compared"]
+    for part in parts:
+        rows = {first: part["fidelity"], **{name: own["fidelity"] for name, own in part["proxies"].items()}}
+        for name, one in rows.items():
+            yield escape(f"{part['data']}, {name}" if others else part["data"]), one
+
+
 def _generalisation(report: dict[str, Any]) -> Table:
-    title = f"Other data against {report['data']}: AUPRC of patches, AUROC of the confidence"
-    table = _table(escape(title), "data", "AUPRC", "change", "AUROC", "change")
+    title = f"Other data against {report['data']}, paired on the pictures that both have"
+    table = _table(escape(title), "data, shared pictures", "", "value", "change")
+    figures = {"auprc": "AUPRC", "auprc_within": "AUPRC within questions", "auroc": "AUROC of the confidence"}
     for name, own in report["generalisation"].items():
-        cells = [(_number(own[key]["value"]), _rate(own[key], "difference", sign="+")) for key in ("auprc", "auroc")]
-        table.add_row(escape(name), *cells[0], *cells[1])
+        for place, (key, figure) in enumerate(figures.items()):
+            said = (_number(own[key]["value"]), _rate(own[key], "difference", sign="+"))
+            table.add_row("" if place else escape(f"{name}, {own['pictures_shared']}"), figure, *said)
     return table
 
 
@@ -100,6 +121,45 @@ def _sensitivity(parts: Sequence[dict[str, Any]]) -> Table:
         cells = [_rate(apart[name], "mean_absolute_difference") for name in ("proxy", "teacher")]
         same = apart["proxy"]["identical"]
         table.add_row(escape(part["data"]), str(apart["proxy"]["pairs"]), *cells, "-" if same is None else str(same))
+    return table
+
+
+def _areas(parts: Sequence[dict[str, Any]]) -> Table:
+    table = _table("Area under the accuracy as patches are masked", "data", "n", "order", "area")
+    for part in parts:
+        found = part["perturbation"]
+        if found is None:
+            continue
+        if "too_few" in found:
+            table.add_row(escape(f"{part['data']}: {found['too_few']}"))
+            continue
+        for place, (order, area) in enumerate(found["area"].items()):
+            first = ("", "") if place else (escape(part["data"]), str(found["questions"]))
+            table.add_row(*first, order, _rate(area, "mean"))
+    return table
+
+
+def _masking(parts: Sequence[dict[str, Any]]) -> Table:
+    title = "Difference of these areas; below 0 the first order finds what the answers rest on"
+    table = _table(title, "data", "orders", "difference", "p")
+    for part in parts:
+        for place, (name, own) in enumerate((part["perturbation"] or {}).get("difference", {}).items()):
+            said = (name, _rate(own, "difference", sign="+"), _number(own["p"]))
+            table.add_row("" if place else escape(part["data"]), *said)
+    return table
+
+
+def _cost(report: dict[str, Any]) -> Table | None:
+    found = report["cost"]
+    if found is None:
+        return None
+    title = f"Time of one map on {found['device']}, {found['prompt_tokens']} tokens: less than either teacher takes"
+    table = _table(escape(title), "variant", "ms", "less than published", "less than by row")
+    for name, own in found["seconds"].items():
+        less = (found[figure].get(name) for figure in ("less_time_than_published", "less_time_than_row"))
+        table.add_row(
+            escape(name), f"{1000 * own['median']:.3g}", *("" if one is None else _percent(one) for one in less)
+        )
     return table
 
 
@@ -163,6 +223,11 @@ def _verdicts(report: dict[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(part: dict[str, Any]) -> str:
+    low, high = part["ci95"]
+    return escape(f"{part['value']:.2%} [{low:.2%}, {high:.2%}]")
 
 
 def _rate(part: dict[str, Any], name: str = "rate", interval: str = "ci95", sign: str = "") -> str:

@@ -14,7 +14,7 @@ from fastrm_monitor.lab.calibration import Held, fit_confidence, fit_probe
 from fastrm_monitor.lab.distill import (
     Recipe,
     predict,
-    split_by_picture,
+    split,
     summary,
     teacher_maps,
     train_proxy,
@@ -55,7 +55,7 @@ def make_proxy(
         return the network's sizes alone.
     """
     anatomy, layout = anatomy_of(asker.model), layout_for(asker.model.config, asker.processor)
-    training, validation = split_by_picture(labels, recipe.validation, recipe.seed)
+    training, validation = split(labels, recipe)
     task = progress.add_task(f"training {recipe.form}", total=recipe.epochs)
     proxy = train_proxy(
         labels,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fastrm_monitor.types import Region
 
@@ -48,3 +48,11 @@ class Dataset(Protocol):
 
     def right(self, sample: Sample, answer: str) -> bool | None:
         """Whether `answer` counts as right; None when nobody knows."""
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """A data set that knows which of its pictures other data sets may have too, be it under another condition."""
+
+    def origin(self, picture_id: str) -> str:
+        """What a picture was made of: the same in every data set that has it, another for every other picture."""

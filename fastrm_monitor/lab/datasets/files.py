@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -93,20 +95,49 @@ def find_picture(images: Path, picture: int | str) -> Path:
         DataError: there is none, or the folder cannot be read.
     """
     given = str(picture)
-    suffix = Path(given).suffix
-    stem = given.removesuffix(suffix) if suffix in _EXTENSIONS else given
-    stems = [stem]
-    numbered = re.fullmatch(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)", stem)
-    if numbered:
-        padded = f"{int(numbered[1]):012d}"
-        stems += [numbered[1], *(f"COCO_{split}_{padded}" for split in _COCO_SPLITS), padded]
-    names = [given] if suffix in _EXTENSIONS else []
     try:
-        for one in names + [f"{stem}{extension}" for stem in dict.fromkeys(stems) for extension in _EXTENSIONS]:
+        for one in _names(given):
             if (images / one).is_file():
                 return images / one
     except OSError as error:
         raise DataError(f"The picture {shown(given)} in {images} cannot be read: {error.strerror}.") from None
     what = f"of id {shown(given)}" if given.isdecimal() else shown(given)
-    tried = shown(f"{stems[-1]}.jpg")
+    tried = shown(f"{_stems(given)[-1]}.jpg")
     raise DataError(f"There is no picture {what} in {images} (tried names such as {tried}).")
+
+
+def find_pictures(images: Path, pictures: Iterable[str]) -> Iterator[tuple[str, os.DirEntry[str] | None]]:
+    """Each picture with the file that `find_picture` finds, None where there is none; each folder is read once."""
+    folders: dict[str, dict[str, os.DirEntry[str]]] = {}
+    for picture in pictures:
+        yield picture, next((file for one in _names(picture) if (file := _entry(images, one, folders))), None)
+
+
+def _entry(images: Path, name: str, folders: dict[str, dict[str, os.DirEntry[str]]]) -> os.DirEntry[str] | None:
+    folder, _, base = name.rpartition("/")
+    if folder not in folders:
+        try:
+            with os.scandir(images / folder) as entries:
+                folders[folder] = {one.name: one for one in entries}
+        except OSError:
+            folders[folder] = {}
+    found = folders[folder].get(base)
+    return found if found is not None and found.is_file() else None
+
+
+def _names(given: str) -> Iterator[str]:
+    """What the file of a picture may be called, the likeliest first."""
+    if given.endswith(_EXTENSIONS):
+        yield given
+    for stem in dict.fromkeys(_stems(given)):
+        yield from (f"{stem}{extension}" for extension in _EXTENSIONS)
+
+
+def _stems(given: str) -> list[str]:
+    stem = given.rpartition(".")[0] if given.endswith(_EXTENSIONS) else given
+    stems = [stem]
+    numbered = re.fullmatch(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]+)", stem)
+    if numbered:
+        padded = f"{int(numbered[1]):012d}"
+        stems += [numbered[1], *(f"COCO_{split}_{padded}" for split in _COCO_SPLITS), padded]
+    return stems

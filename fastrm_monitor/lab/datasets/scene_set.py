@@ -54,6 +54,10 @@ class SceneSet:
         """Word for word, whatever the case."""
         return answer.strip().lower() == sample.answers[0]
 
+    def origin(self, picture_id: str) -> str:
+        """Its seed and place in the sequence: pictures of two kinds that share them are drawn by the same numbers."""
+        return "scene" + picture_id[picture_id.index("-") :]
+
 
 def scene_samples(scene: Scene) -> list[Sample]:
     """The questions of one scene."""

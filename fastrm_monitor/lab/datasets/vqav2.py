@@ -1,7 +1,8 @@
 """VQAv2 from its official files, unmodified: questions JSON, annotations JSON, a folder of COCO pictures.
 
 The score is the official one: for each annotator left out, min(matches among the other nine / 3, 1), averaged, after
-the official normalisation of answers (Antol et al. 2015, Goyal et al. 2017).
+the official normalisation of answers (Antol et al. 2015, Goyal et al. 2017). One thing is ours: the official script
+compares answers as they were written where all ten annotators wrote the same; here they are normalised there too.
 """
 
 from __future__ import annotations

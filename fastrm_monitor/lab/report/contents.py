@@ -1,4 +1,4 @@
-"""`report.json`, schema 3 (docs/evaluate.md): what the data sets said, what changes between them, the verdicts."""
+"""`report.json`, schema 4 (docs/evaluate.md): what the data sets said, what changes between them, the verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrm_monitor.lab.intervals import interval
 from fastrm_monitor.lab.report.verdicts import verdicts
 from fastrm_monitor.scoring.checkpoint import ProxyFolder
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def assemble(
@@ -24,6 +24,8 @@ def assemble(
     perturbation: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
     layers: Mapping[str, Any] | None = None,
+    left_out: Mapping[str, Any] | None = None,
+    in_training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole report.
 
@@ -35,10 +37,13 @@ def assemble(
         perturbation: by name of the data set; none of those that it was left out of.
         cost: of the model and its proxies; None when it was left out, likewise `layers`.
         layers: of the first data set.
+        left_out: questions without a label, by name of the data set.
+        in_training: by name of the data set and of the proxy that was made of its pictures.
     """
     first, *others = judged
     parts = [one["part"] for one in judged]
     more = {"pope": pope or {}, "perturbation": perturbation or {}}
+    more |= {"left_out": left_out or {}, "in_training": in_training or {}}
     whole = {part["data"]: {**part, **{key: own.get(part["data"]) for key, own in more.items()}} for part in parts}
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -59,9 +64,9 @@ def assemble(
 def generalisation(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Each number of another data set, `value`, and what it has above that of the first, `difference` with `ci95`.
 
-    The two data sets are drawn independently.
+    The draws are paired on the pictures of which both have one, `pictures_shared` in number, and independent on others.
     """
-    found = {}
+    found: dict[str, Any] = {"pictures_shared": len({*first["origins"]} & {*other["origins"]})}
     for name, here in other["points"].items():
         there = first["points"][name]
         drawn = [np.array(one["draws"][name], float) for one in (other, first)]

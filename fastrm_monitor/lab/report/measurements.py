@@ -114,26 +114,35 @@ def perturbation_shifted(report: Report) -> Found:
 
 
 def failure_modes(report: Report) -> Found:
-    """Whether the map lies less on what was asked about where the answer is wrong, in each known way."""
+    """Whether the map lies less on what was asked about where the answer is wrong, in each known way.
+
+    A way of which nothing can be said leaves the claim open: it is about each of them.
+    """
     found = report["perturbation"]
     if found is None or "too_few" in found:
         return _unmeasured(found)
     decided, said = [], []
     for mode, own in found["failures"].items():
-        if not own["wrong"]["answers"]:
-            continue
         apart = own["difference"]["on_boxes"]["proxy"]
         changed = [own[side]["changed"] for side in ("wrong", "right")]
-        if apart["ci95"] is not None:
-            decided.append(above(turned(apart["ci95"], False), 0.0))
-        said.append(
-            f"{mode} ({own['wrong']['answers']} wrong answers): {signed(apart['difference'], apart['ci95'])} of the "
-            "relevance on what was asked about against right answers"
-        )
+        decided.append(above(turned(apart["ci95"], False), 0.0))
+        said.append(f"{mode} ({own['wrong']['answers']} wrong answers): {_less_on_boxes(own, apart)}")
         if changed[0]["n"] and changed[1]["n"]:
             shares = " of these and ".join(valued(one["rate"], one["ci95"]) for one in changed)
             said[-1] += f", masking the most relevant quarter changes {shares} of right ones"
-    return all_hold(decided), f"{'; '.join(said) or 'No answer is wrong'}."
+    return all_hold(decided), f"{'; '.join(said)}."
+
+
+def _less_on_boxes(own: Mapping[str, Any], apart: Mapping[str, Any]) -> str:
+    """What one failure mode says, or why it says nothing."""
+    if not own["wrong"]["answers"]:
+        return "not seen here"
+    without = [side for side in ("wrong", "right") if not own[side]["on_boxes"]["proxy"]["n"]]
+    if without:
+        return f"cannot be measured, since no box is known for the {without[0]} answers (what is not there has none)"
+    return (
+        f"{signed(apart['difference'], apart['ci95'])} of the relevance on what was asked about against right answers"
+    )
 
 
 def layers(report: Report) -> Found:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastrm_monitor.errors import MissingExtraError
 from fastrm_monitor.lab.report import plots
+from fastrm_monitor.lab.report.notes import notes
 
 _TEMPLATE = "page.html"
 
@@ -37,18 +38,23 @@ def page(report: Mapping[str, Any], examples: Sequence[Mapping[str, Any]] = ()) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, rate, signed, whole, milliseconds, percent, fidelities)
+    filters = (number, rate, signed, whole, milliseconds, percent, fidelities, gain)
     environment.filters.update({one.__name__: one for one in filters})
     parts = [report, *report["shifts"].values()]
     drawn = {name: [Markup(one) for one in many] for name, many in _plots(report, parts).items()}  # noqa: S704
     made: str = environment.get_template(_TEMPLATE).render(
-        report=report, parts=parts, plots=drawn, examples=examples, kinds=_kinds(report)
+        report=report, parts=parts, plots=drawn, examples=examples, kinds=_kinds(report), notes=notes(report)
     )
     return made
 
 
 def _plots(report: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    titles = {"auprc": "AUPRC of patches", "f1": "F1 of patches", "auroc": "AUROC of the confidence"}
+    titles = {
+        "auprc": "AUPRC of patches",
+        "auprc_within": "AUPRC within questions",
+        "f1": "F1 of patches",
+        "auroc": "AUROC of the confidence",
+    }
     changes, masked = report["generalisation"], report["perturbation"]
     measures = {"accuracy": "share right", "changed": "share of answers changed"}
     return {
@@ -77,6 +83,11 @@ def fidelities(part: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple
     """Name and fidelity of every proxy on one data set, the product's first."""
     first = next(iter(report["proxies_compared"]))
     return [(first, part["fidelity"]), *((name, own["fidelity"]) for name, own in part["proxies"].items())]
+
+
+def gain(one: Mapping[str, Any]) -> float | None:
+    """What a fidelity's AUPRC within questions has above that of a random order of the patches."""
+    return None if one["auprc_within"] is None else one["auprc_within"] - one["chance_within"]
 
 
 def number(value: float | None, digits: int = 3) -> str:

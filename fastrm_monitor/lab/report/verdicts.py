@@ -58,7 +58,7 @@ _ITEMS = (
     _Item(_CLAIMS, "Low map entropy goes with right answers", "entropy", findings.entropy),
     _Item(
         _EXPERIMENTS,
-        "The proxy finds the teacher's relevant patches better than their base rate does",
+        "Within a question the proxy finds the teacher's relevant patches better than chance does",
         "fidelity",
         findings.thresholds,
     ),
