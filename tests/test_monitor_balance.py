@@ -234,4 +234,7 @@ def test_what_an_answer_weighs(monkeypatch, maker, size, store_url):
     assert bytes_of(with_picture, assessment) - bytes_of(without, assessment) == size
     longer = Answer(**{**vars(without), "text": "a" * 1001})
     assert bytes_of(longer, assessment) - bytes_of(without, assessment) == 1000
+    for name in ("question", "text", "request_id", "user_key", "model"):
+        large = Answer(**{**vars(without), name: "\N{GRINNING FACE}" * 1000})
+        assert bytes_of(large, assessment) - bytes_of(without, assessment) > 3900, name
     assert assessment.maps[0].values.nbytes == np.float32().nbytes * 4

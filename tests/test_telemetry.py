@@ -287,6 +287,20 @@ def test_content_is_the_users_choice(received, monkeypatch, value, on_span, on_e
             ]
 
 
+def test_what_utf8_cannot_carry(received, monkeypatch, caplog):
+    """Lone surrogates travel as U+FFFD: none of the attributes is left out, and nothing is logged."""
+    monkeypatch.setenv(CAPTURE, "SPAN_AND_EVENT")
+    torn = {"question": "what \udcff?", "text": "red \ud83d", "request_id": "r\ud800", "model": "m\udfff"}
+    received.telemetry.emit(answer(**torn), assessment())
+    (span,), (event,) = received.spans, received.events
+    for attributes in (span.attributes, event.attributes):
+        assert attributes["gen_ai.response.id"] == "r\ufffd"
+        assert "red \ufffd" in attributes["gen_ai.output.messages"]
+        str(dict(attributes)).encode()
+    assert span.name == "chat m\ufffd"
+    assert caplog.records == []
+
+
 def test_pictures_never_travel(received, monkeypatch):
     """With all content captured, the pictures of an answer are not even made."""
     monkeypatch.setenv(CAPTURE, "SPAN_AND_EVENT")

@@ -6,6 +6,7 @@ The texts are what users and models wrote, so they are stored as they are, excep
 from __future__ import annotations
 
 import math
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,9 +30,11 @@ _PICTURE_BYTES = 100_000
 
 
 def bytes_of(answer: Answer, assessment: Assessment) -> int:
-    """About how many bytes an answer holds while it waits: texts, maps, and what its pictures will be made of."""
+    """About how many bytes an answer holds while it waits: texts, ids, maps, and what its pictures will be made of."""
+    texts = (answer.question, answer.text, answer.request_id, answer.user_key, answer.model)
+    held = sum(sys.getsizeof(text) for text in texts if text is not None)  # a character has 1 to 4 bytes
     maps = sum(one.values.nbytes for one in assessment.maps)
-    return 2048 + len(answer.question) + len(answer.text) + maps + sum(map(_picture_bytes, answer.pictures))
+    return 2048 + held + maps + sum(map(_picture_bytes, answer.pictures))
 
 
 def _picture_bytes(maker: Callable[[], Image]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opentelemetry import trace
 from opentelemetry._logs import LoggerProvider, SeverityNumber, get_logger_provider
@@ -19,6 +19,7 @@ from opentelemetry.util.types import AttributeValue
 
 import fastrm_monitor
 from fastrm_monitor.drift.watch import Drift
+from fastrm_monitor.records.text import clean_text
 from fastrm_monitor.scoring.policy import REASONS
 from fastrm_monitor.telemetry import semconv
 from fastrm_monitor.telemetry.metrics import Metrics, verdict_of
@@ -71,6 +72,7 @@ class Telemetry:
 
     def emit(self, answer: Answer, assessment: Assessment) -> SpanIds:
         """Span, event and metrics of one answer."""
+        answer = _sendable(answer)
         name = f"{semconv.OPERATION_CHAT} {answer.model}"
         kind = SpanKind.INTERNAL  # the model runs in this process
         first: dict[str, AttributeValue] = {  # what samplers see
@@ -157,6 +159,18 @@ class Telemetry:
         if _captures("EVENT"):
             found |= _messages(answer)
         return found
+
+
+def _sendable(answer: Answer) -> Answer:
+    """With texts that UTF-8 can carry: an exporter would leave a lone surrogate out, with a traceback for each."""
+    return replace(
+        answer,
+        model=clean_text(answer.model),
+        request_id=clean_text(answer.request_id),
+        question=clean_text(answer.question),
+        text=clean_text(answer.text),
+        finish_reason=None if answer.finish_reason is None else clean_text(answer.finish_reason),
+    )
 
 
 def capture_mode() -> str:
