@@ -65,9 +65,11 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_row(store: Store, cases: list[Case], tmp_path: Path) -> None:
     """A row has what the store has: question, answer, the verdict with its note, every number, map and picture."""
+    cases[0].policy = 7
     (case_id, *_) = labelled(store, cases)
     assert export.write(store, tmp_path / "out") == 4
     row = read(tmp_path / "out")[0]
+    assert row["policy"] == 7
     case, stored = cases[0], cases[0].pictures[0]
     for name in ("question", "answer", "confidence", "features", "flagged", "sampled", "sample_rate", "model"):
         assert row[name] == getattr(case, name)
