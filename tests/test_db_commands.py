@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fastrm_monitor import cli
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.engine import read_url
-from fastrm_monitor.records.frames import encode_case
+from fastrm_monitor.records.frames import HEADER, encode_case
 from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.spool import Spool
 from fastrm_monitor.records.store import Store
@@ -124,6 +124,25 @@ def test_check_tells_of_the_spool(run: Run, store_url: str, make_case: Callable[
     assert "the oldest of 2026-01-02 03:04 UTC" in said
     assert spool.waiting == 2
     spool.close()
+
+
+def test_check_tells_of_damage_in_the_spool(run: Run, store_url: str, make_case: Callable[..., Case]) -> None:
+    """Cases behind a damaged length are counted as waiting, and how many bytes cannot be read is said."""
+    Store(store_url).close()
+    spool = Spool(Path(f"{store_url.removeprefix('sqlite:///')}.spool"), 1 << 20)
+    payloads = [encode_case(make_case(number)) for number in range(3)]
+    for payload in payloads:
+        spool.add(payload, flagged=True)
+    spool.close()
+    (path,) = spool.folder.glob("*.flagged")
+    data = bytearray(path.read_bytes())
+    data[len(HEADER) + 2] ^= 0x40  # the length of the first record
+    path.write_bytes(data)
+    (spool.folder / "x.damaged").write_bytes(b"?" * 100)
+    _, said = run("db", "check", "--store", store_url)
+    assert "3 cases wait in" in said
+    assert "1 of them are damaged" in said
+    assert f"{8 + len(payloads[0]) + 100} bytes of its files cannot be read" in said
 
 
 def test_purge_asks(run: Run, url: str) -> None:

@@ -16,7 +16,7 @@ from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records import purge
 from fastrm_monitor.records.counters import Counters
 from fastrm_monitor.records.drift import add_drift
-from fastrm_monitor.records.frames import decode_case, encode_case
+from fastrm_monitor.records.frames import HEADER, decode_case, encode_case
 from fastrm_monitor.records.models import Base, Case
 from fastrm_monitor.records.outbox import Outbox
 from fastrm_monitor.records.purge import Counts, Selection
@@ -195,6 +195,27 @@ def test_damage_in_a_spool_stays(tmp_path: Path, make_case: Callable[..., Case])
     lent = new.lend()
     assert lent is not None
     assert lent.payloads == [None]
+    new.close()
+
+
+def test_damaged_lengths_are_not_dropped(tmp_path: Path, make_case: Callable[..., Case]) -> None:
+    """A purge takes cases out behind a damaged length, too, and what cannot be read is still counted after it."""
+    folder, old = tmp_path / "spool", Spool(tmp_path / "spool", 1 << 20)
+    payloads = [encode_case(make_case(number, user_key=user)) for number, user in enumerate([None, None, "ann"])]
+    for payload in payloads:
+        old.add(payload, flagged=True)
+    old.close()
+    (path,) = folder.glob("*.flagged")
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    data[len(HEADER) + 8 + len(payloads[0]) + 2] ^= 0x40  # the length of the second record
+    path.write_bytes(data)
+    assert scrub(folder, Selection(user_key="ann")) == Scrubbed(removed=1)
+    new = Spool(folder, 1 << 20)
+    assert new.adopt() == 2
+    lent = new.lend()
+    assert lent is not None
+    assert lent.payloads == [payloads[0], None]
     new.close()
 
 

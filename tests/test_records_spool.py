@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrm_monitor.records import segments
+from fastrm_monitor.records import frames, segments
 from fastrm_monitor.records.frames import (
     HEADER,
     decode_case,
@@ -94,7 +94,7 @@ def test_any_bytes_are_a_case_or_none(payload):
             decode_traffic(data + b"?")
 
 
-@given(st.lists(st.binary(max_size=30), max_size=6), st.data())
+@given(st.lists(st.binary(min_size=1, max_size=30), max_size=6), st.data())
 def test_a_torn_tail_costs_its_record_alone(payloads, data):
     """Wherever a file is cut off, the records that are whole are read, and nothing else."""
     whole = HEADER + b"".join(map(frame, payloads))
@@ -263,6 +263,103 @@ def test_a_damaged_record_costs_itself(make):
     path.write_bytes(data)
     assert second.adopt() == 3
     assert drain(second) == [b"x" * 50, None, b"x" * 50]
+
+
+def left_by_a_server(make, make_case, count=8):
+    """A file of cases whose server ended, and where each of its records begins."""
+    first = make()
+    payloads = [encode_case(make_case(number)) for number in range(count)]
+    for payload in payloads:
+        first.add(payload, flagged=True)
+    first.close()
+    (path,) = files(first, ".flagged")
+    starts = [len(HEADER) + sum(len(frame(one)) for one in payloads[:number]) for number in range(count)]
+    return path, payloads, starts
+
+
+@pytest.mark.parametrize("bit", [0, 6, 10, 17, 30, 31])
+@pytest.mark.parametrize("number", [0, 1, 5, 6])
+def test_a_damaged_length_costs_its_record(make, make_case, number, bit):
+    """Whichever bit of a length flips, that case alone is lost, and is said to be (None)."""
+    path, payloads, starts = left_by_a_server(make, make_case)
+    data = bytearray(path.read_bytes())
+    data[starts[number] + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    second, payloads[number] = make(), None
+    assert second.adopt() == 8
+    assert drain(second, most=3) == payloads
+
+
+def test_damage_side_by_side(make, make_case):
+    """Records whose lengths are whole are counted one by one, others as one; a torn tail behind changes nothing."""
+    path, payloads, starts = left_by_a_server(make, make_case)
+    data = bytearray(path.read_bytes())
+    for at in (starts[1] + 50, starts[2] + 50, starts[4] + 2, starts[5] + 50):
+        data[at] ^= 0x40
+    path.write_bytes(data[:-5])
+    second = make()
+    assert second.adopt() == 6
+    assert drain(second) == [payloads[0], None, None, payloads[3], None, payloads[6]]
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_a_damaged_header_costs_nothing(make, make_case, at):
+    """The cases of a file whose first bytes are damaged are read, before and after some of them were delivered."""
+    path, payloads, _ = left_by_a_server(make, make_case)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    second, third = make(), make()
+    assert second.adopt() == 8
+    second.done(second.lend(most=3))
+    second.close()
+    assert third.adopt() == 5
+    assert drain(third) == payloads[3:]
+
+
+def test_damage_to_what_says_delivered(make, make_case):
+    """Where nobody can tell any more what was delivered, it is delivered again."""
+    first = make()
+    payloads = [encode_case(make_case(number)) for number in range(6)]
+    for payload in payloads:
+        first.add(payload, flagged=True)
+    first.done(first.lend(most=2))
+    first.close()
+    (path,) = files(first, ".flagged")
+    data = bytearray(path.read_bytes())
+    data[len(HEADER) + 1] ^= 1
+    path.write_bytes(data)
+    second = make()
+    second.adopt()
+    assert drain(second) == [None, *payloads[1:]]
+
+
+def test_a_file_that_cannot_be_read_is_kept(make, caplog):
+    """A file in which nothing is readable counts as one record, is kept under another name, and is said once."""
+    first, second, third = make(), make(), make()
+    first.add(b"x", flagged=True)
+    first.close()
+    (path,) = files(first, ".flagged")
+    path.write_bytes(b"\0" * 5000)
+    assert second.adopt() == 1
+    assert drain(second) == [None]
+    (kept,) = second.folder.iterdir()
+    assert (kept.suffix, kept.read_bytes()) == (".damaged", b"\0" * 5000)
+    assert [str(kept) in line for line in caplog.messages] == [True]
+    assert (third.adopt(), third.has_others()) == (0, False)
+    assert [kept] == list(second.folder.iterdir())
+
+
+def test_forged_records_do_not_take_long(make, make_case, monkeypatch):
+    """Bytes that look like thousands of long cases are given up, as one lost record."""
+    monkeypatch.setattr(frames, "_MOST_CHECKED", 1 << 20)
+    one = frame(encode_case(make_case(1)))
+    forged = b'\0\0\1\0....\3\0\0\0{"}' * 20_000
+    found = list(records(HEADER + one + b"\xff" * 8 + forged))
+    assert [(end, payload is None) for end, payload in found] == [
+        (len(HEADER) + len(one), False),
+        (len(HEADER) + len(one) + 8 + len(forged), True),
+    ]
 
 
 def test_files_that_hold_nothing_go(make):
@@ -486,16 +583,18 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_a_folder_that_somebody_deletes(make):
-    """What was deleted is lost and said to be (None); the next record finds a new folder."""
+    """What was deleted is lost and said to be (None); the next record has a new folder, and nobody else takes it."""
     spool = make()
     spool.add(b"gone", flagged=True)
     for path in spool.folder.iterdir():
         path.unlink()
     spool.folder.rmdir()
-    with pytest.raises(FileNotFoundError):
-        spool.add(b"unlucky", flagged=True)
     spool.add(b"here", flagged=True)
-    assert drain(spool) == [None, b"here"]
+    assert make().adopt() == 0
+    (path,) = files(spool, ".flagged")
+    path.unlink()
+    spool.add(b"there", flagged=True)
+    assert drain(spool) == [None, None, b"there"]
 
 
 def test_a_link_is_not_followed(make, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,9 @@ from fastrm_monitor.config import Settings
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import schema
 from fastrm_monitor.records.engine import check_exists, file_of, one_sentence, open_engine, read_url, safe_url
-from fastrm_monitor.records.frames import HEADER, decode_case, records
+from fastrm_monitor.records.frames import decode_case, delivered, records
 from fastrm_monitor.records.models import Base, Case, CasePicture, Claim, Review
+from fastrm_monitor.records.segments import DAMAGED, of_later_version
 from fastrm_monitor.records.spool import spool_for
 from fastrm_monitor.records.store import Store
 
@@ -31,11 +33,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a spool holds: `cases` at most, since a file goes only when all of its cases are written."""
+    """What a spool holds: `cases` at most, since a file goes only when all of its cases are written.
+
+    Of its files, `unreadable` bytes are no cases: damaged ones, or the half of one that a process died over.
+    """
 
     folder: Path
     cases: int
     damaged: int
+    unreadable: int
     oldest: datetime | None
 
 
@@ -69,6 +75,8 @@ def check(url: str, settings: Settings) -> Iterator[Finding]:
         yield Finding("  they are written by a running server, or by the next one with this store and spool")
     if waiting.damaged:
         yield Finding(f"  {waiting.damaged} of them are damaged, and are counted as lost when they are read")
+    if waiting.unreadable:
+        yield Finding(f"  {waiting.unreadable} bytes of its files cannot be read")
 
 
 def spooled(store: Store, settings: Settings) -> Waiting | None:
@@ -76,19 +84,28 @@ def spooled(store: Store, settings: Settings) -> Waiting | None:
     spool = spool_for(store.url, store.path, folder=settings.spool, megabytes=settings.spool_mb)
     if spool is None or not spool.folder.is_dir():
         return None
-    cases, damaged, times = 0, 0, []
+    cases, damaged, unreadable, times = 0, 0, 0, []
     for path in (path for kind in ("flagged", "sampled") for path in spool.folder.glob(f"*.{kind}")):
         try:
             data = path.read_bytes()
         except OSError:  # written meanwhile, or not ours to read
             continue
-        for _, payload in records(data) if data.startswith(HEADER) else ():
+        if of_later_version(data):
+            continue
+        at = delivered(data)
+        for end, payload in records(data):
             cases += 1
+            unreadable += end - at if payload is None else 0
+            at = end
             try:
                 times.append(decode_case(payload or b"").created_at)
             except ValueError:
                 damaged += 1
-    return Waiting(spool.folder, cases, damaged, min(times, default=None))
+        unreadable += max(len(data) - at, 0)
+    for path in spool.folder.glob(f"*{DAMAGED}"):
+        with suppress(OSError):
+            unreadable += path.stat().st_size
+    return Waiting(spool.folder, cases, damaged, unreadable, min(times, default=None))
 
 
 def _structure(url: str) -> Iterator[Finding]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fastrm_monitor.records.frames import HEADER, decode_case, delivered, records
+from fastrm_monitor.records.frames import HEADER, damaged, decode_case, delivered, records
 from fastrm_monitor.records.purge import Selection
-from fastrm_monitor.records.segments import write_new
+from fastrm_monitor.records.segments import of_later_version, write_new
 
 _KINDS = (".flagged", ".sampled")
 
@@ -68,13 +68,15 @@ def _scrub_file(path: Path, selection: Selection, now: datetime, ours: bool) -> 
         data = path.read_bytes()
     except OSError:  # delivered meanwhile
         return Scrubbed()
-    if not data.startswith(HEADER):
+    if of_later_version(data):
         return Scrubbed()
     kept, wanted = [], 0
     start = delivered(data)  # what lies before goes, whoever's it is
     for end, payload in records(data):
         if payload is not None and _is_in(payload, selection, now):
             wanted += 1
+        elif payload is None:
+            kept.append(damaged(data[start:end]))  # to be counted even if nothing is left behind it
         else:
             kept.append(data[start:end])  # as it is, checksum included
         start = end

@@ -5,6 +5,7 @@ What a file holds is known from its index in memory; a file that was left behind
 
 from __future__ import annotations
 
+import logging
 import os
 from array import array
 from contextlib import suppress
@@ -15,6 +16,11 @@ from fastrm_monitor.records.frames import HEADER, delivered, delivered_mark, rec
 
 _MOST_BYTES = 4 << 20
 """A longer file gets no more records: space is freed file by file."""
+
+DAMAGED = ".damaged"
+"""The end of the name of a file of which nothing can be read: kept, and read by nobody."""
+
+logger = logging.getLogger(__name__)
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -41,23 +47,43 @@ class Segment:
 
     @classmethod
     def left_behind(cls, path: Path, owner: str) -> Segment | None:
-        """The index of a file; None when it is of a later version, or when it holds nothing and was removed."""
+        """The index of a file; None when it is of a later version, or when it holds nothing and was removed.
+
+        A file of which nothing can be read is renamed to `*.damaged`, and is one record that cannot be read.
+        """
         try:
             data = path.read_bytes()
         except OSError:
             return None
-        if data.startswith(HEADER):
-            ends, done = array("Q", (end for end, _ in records(data))), 0
-            if ends and delivered(data) > len(HEADER):
-                ends.insert(0, delivered(data))  # as one record that needs no delivery
-                done = 1
-            if ends:
-                return cls(path, owner, ends, done, full=True)
-        elif data.startswith(HEADER[:-1]) and len(data) >= len(HEADER):
+        if of_later_version(data):
             return None
+        known = data.startswith(HEADER) or HEADER.startswith(data) or delivered(data) > len(HEADER)
+        ends, done = array("Q"), 0
+        for end, payload in records(data):
+            ends.append(end)
+            known = known or payload is not None
+        if not known:
+            return cls._set_aside(path, owner, len(data))
+        if ends and delivered(data) > len(HEADER):
+            ends.insert(0, delivered(data))  # as one record that needs no delivery
+            done = 1
+        if ends:
+            return cls(path, owner, ends, done, full=True)
         with suppress(OSError):
             path.unlink()
         return None
+
+    @classmethod
+    def _set_aside(cls, path: Path, owner: str, size: int) -> Segment | None:
+        kept = path.with_name(path.name.replace(".", "-") + DAMAGED)
+        try:
+            path.replace(kept)
+        except OSError:
+            return None
+        logger.warning(
+            "fastrm-monitor: a spool file cannot be read; it is kept as %s, delete it to free its room", kept
+        )
+        return cls(path, owner, array("Q", [size]), full=True)
 
     @property
     def flagged(self) -> bool:
@@ -148,6 +174,11 @@ class Segment:
 
     def _end(self, count: int) -> int:
         return self.ends[count - 1] if count else len(HEADER)
+
+
+def of_later_version(data: bytes) -> bool:
+    """Whether a file's bytes are for a later version of this package to read."""
+    return data.startswith(HEADER[:-1]) and len(data) >= len(HEADER) and not data.startswith(HEADER)
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -27,7 +27,7 @@ from platformdirs import user_state_path
 
 from fastrm_monitor.records.forks import renew_in_child
 from fastrm_monitor.records.frames import HEADER, frame, records
-from fastrm_monitor.records.segments import Segment, write_new
+from fastrm_monitor.records.segments import DAMAGED, Segment, write_new
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a full disk, which fewer records would mend."""
@@ -134,7 +134,8 @@ class Spool:
             if not self.folder.is_dir():
                 return 0
             taken = 0
-            for owner in sorted({path.name.split(".")[0] for path in self.folder.iterdir()} - self._locks.keys()):
+            paths = [path for path in self.folder.iterdir() if path.suffix != DAMAGED]
+            for owner in sorted({path.name.split(".")[0] for path in paths} - self._locks.keys()):
                 if self._take(owner):
                     with suppress(OSError):
                         (self.folder / f"{owner}.new").unlink()
@@ -150,7 +151,8 @@ class Spool:
     def has_others(self) -> bool:
         """Whether there are files of others, living or not; a look that locks and changes nothing."""
         try:
-            owners = {name.split(".")[0] for name in os.listdir(self.folder) if not name.endswith(".lock")}
+            names = os.listdir(self.folder)
+            owners = {name.split(".")[0] for name in names if not name.endswith((".lock", DAMAGED))}
         except OSError:  # there is no folder yet
             return False
         with self._lock:
@@ -219,6 +221,10 @@ class Spool:
 
     def _own(self) -> str:
         """The name of this process's files, locked."""
+        old = self._owner
+        if old and not Path(self._locks[old].lock_file).exists():  # others would take this process for ended
+            self._owner = ""
+            self._forget(old)
         for _ in range(3):  # somebody may look into the lock between its making and its locking
             if self._owner:
                 break
@@ -302,9 +308,11 @@ class Spool:
             try:
                 segment.append(data)
             except OSError as error:
-                # A file that may not grow further is full, as others are at their own limit: a new one has room.
-                if error.errno != errno.EFBIG or not segment.ends:
+                # A file that may not grow further is full, as others are at their own limit: a new one has room. One
+                # that somebody deleted is followed by a new one, too.
+                if error.errno not in (errno.EFBIG, errno.ENOENT) or not segment.ends:
                     raise
+                self._make_folder()
             else:
                 return
             finally:
