@@ -14,7 +14,7 @@ from fastrm_monitor.calibration.choice import Outcome
 from fastrm_monitor.dashboard import state, views, words
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.models import PolicyRecord
-from fastrm_monitor.records.policies import history, roll_back
+from fastrm_monitor.records.policies import OvertakenError, history, roll_back
 from fastrm_monitor.records.store import Store
 
 LISTED = 20  # versions that the page shows
@@ -83,10 +83,10 @@ def publish(outcome: Outcome, found: list[PolicyRecord]) -> None:
         f"Publish as a new version{noted}: answers whose recalibrated confidence is below {outcome.threshold:.1%} are "
         f"flagged, about {share} of the traffic. {_SERVERS}"
     )
-    _second(text, "Publish now", lambda: outcome.publish(state.store(), state.reviewer(), note), outcome, seen)
+    _second(text, "Publish now", lambda: outcome.publish(state.store(), state.reviewer(), note, expected=seen or 0))
 
 
-def versions(model: str, proxy_version: str, found: list[PolicyRecord]) -> None:
+def versions(found: list[PolicyRecord]) -> None:
     """The history as a table, newest first, and the way back to one of them."""
     views.section("Versions", "the newest is in force")
     if not found:
@@ -118,10 +118,10 @@ def versions(model: str, proxy_version: str, found: list[PolicyRecord]) -> None:
     if state.read_only():
         views.quiet("This dashboard is read-only: versions are rolled back elsewhere.")
         return
-    _back(model, proxy_version, found[0], older)
+    _back(found[0], older)
 
 
-def _back(model: str, proxy_version: str, current: PolicyRecord, older: list[PolicyRecord]) -> None:
+def _back(current: PolicyRecord, older: list[PolicyRecord]) -> None:
     by_id = {one.id: one for one in older}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         version = st.selectbox(
@@ -143,15 +143,18 @@ def _back(model: str, proxy_version: str, current: PolicyRecord, older: list[Pol
         _second(
             text,
             "Roll back now",
-            lambda: roll_back(state.store(), version, author=state.reviewer(), note=f"rolled back from {current.id}"),
-            (model, proxy_version),
-            current.id,
+            lambda: roll_back(
+                state.store(),
+                version,
+                author=state.reviewer(),
+                note=f"rolled back from {current.id}",
+                expected=current.id,
+            ),
         )
 
 
-def _second(text: str, label: str, write: Callable[[], int], of: Outcome | tuple[str, str], seen: int | None) -> None:
+def _second(text: str, label: str, write: Callable[[], int]) -> None:
     """The question before something is written, with both answers."""
-    model, proxy = of if isinstance(of, tuple) else (of.model, of.proxy_version)
     views.notice("warning", text)
     with st.container(horizontal=True, gap="small"):
         st.button(
@@ -160,7 +163,7 @@ def _second(text: str, label: str, write: Callable[[], int], of: Outcome | tuple
             icon=":material/check:",
             type="primary",
             on_click=_write,
-            args=(write, model, proxy, seen),
+            args=(write,),
         )
         st.button("Cancel", key="cancel", on_click=_ask, args=(None, None))
 
@@ -171,19 +174,17 @@ def _ask(kind: str | None, about: object) -> None:
     st.session_state[_SAID] = None
 
 
-def _write(write: Callable[[], int], model: str, proxy_version: str, seen: int | None) -> None:
+def _write(write: Callable[[], int]) -> None:
     """Write what was confirmed, unless another version came meanwhile."""
     st.session_state[_STATE] = None
     try:
         if state.read_only():  # the page may be older than the setting
             st.session_state[_SAID] = ("error", _READ_ONLY)
             return
-        there = listed(state.store(), model, proxy_version)
-        if newest(there) != seen:
-            text = f"{there[0].author} published version {there[0].id} meanwhile. Nothing was written: look again."
-            st.session_state[_SAID] = ("warning", text)
-            return
         version = write()
+    except OvertakenError as error:
+        st.session_state[_SAID] = ("warning", str(error))
+        return
     except FastRMError as error:
         st.session_state[_SAID] = ("error", str(error))
         return

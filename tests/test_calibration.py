@@ -209,6 +209,51 @@ def test_too_few_labels_say_how_many_are_needed() -> None:
         fit(traffic(60, 7))
 
 
+@pytest.mark.parametrize("kind", ["right", "wrong"])
+def test_answers_of_a_kind_about_one_picture_are_too_few(tmp_path: Path, kind: str) -> None:
+    """However many they are: the sentence says what to label, the command's too."""
+    stored = traffic(400, 14, rate=1.0)
+    few = np.arange(len(stored)) < 20
+    picture = np.where(few, "one", stored.picture)
+    all_alike = Answers(**{**vars(stored), "right": np.where(few, kind == "right", kind != "right") * 1.0})
+    about_one = Answers(**{**vars(all_alike), "picture": picture})
+    said = f"The 20 {kind} answers are about only 1 picture: calibration needs {kind} ones about 5"
+    with pytest.raises(DataError, match=said):
+        fit(about_one)
+    exported = tmp_path / "cases.jsonl"
+    exported.write_text("".join(json.dumps(row) + "\n" for row in rows(about_one)))
+    done = CliRunner().invoke(app, ["calibrate", "--answers", str(exported), "--flag-rate", "0.1"])
+    assert isinstance(done.exception, DataError)
+    assert said in str(done.exception)
+    assert fit(all_alike).pictures == 200
+
+
+def test_wrong_answers_about_few_pictures_are_enough_however_they_fall() -> None:
+    """With five pictures of wrong answers there is a fit, whichever of the pictures they are."""
+    stored = traffic(100, 15, rate=1.0)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        bad = np.isin(stored.picture, rng.choice(np.unique(stored.picture), 5, replace=False))
+        assert fit(Answers(**{**vars(stored), "right": 1.0 - bad})).pictures == 50
+
+
+@pytest.mark.parametrize("below", [0.0, 0.75])
+def test_scores_that_say_the_opposite_give_the_base_rate(below: float) -> None:
+    """Where higher scores are wrong more often, every answer is given the weighted share of right ones."""
+    rng = np.random.default_rng(3)
+    score = rng.uniform(0.5, 1, 400)
+    right = (rng.uniform(0, 1, 400) < 1.4 - score).astype(float)
+    pictures = np.array([f"p{number}" for number in range(400)])
+    answers = Answers(
+        score, score, right, score < below, np.ones(400, bool), np.full(400, 0.5), pictures, "m", "v", "calibrated"
+    )
+    share = float(np.average(right, weights=answers.weights))
+    made = fit(answers)
+    assert [made.recalibration(one) for one in (0.5, 0.75, 0.99)] == pytest.approx([share] * 3, abs=0.002)
+    assert made.recalibration(0.5) < made.recalibration(0.99)
+    assert made.after.brier.value == pytest.approx(share * (1 - share), abs=0.01)  # held-out answers, too
+
+
 def test_labels_needed_falls_with_the_width() -> None:
     """Half the width takes four times the labels."""
     made = fit(traffic(1200, 8))

@@ -19,7 +19,7 @@ from fastrm_monitor.calibration.choice import Outcome, calibrate
 from fastrm_monitor.dashboard import charts, preview, reliability, words
 from fastrm_monitor.dashboard.preview import Rule, Served
 from fastrm_monitor.dashboard.reliability import Share
-from fastrm_monitor.records.models import Case, PolicyRecord
+from fastrm_monitor.records.models import Case, CasePicture, PolicyRecord
 from fastrm_monitor.records.policies import PolicyWatch, history, publish
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.scoring.recalibration import Recalibration
@@ -145,6 +145,20 @@ def test_one_class_only(store: Store) -> None:
     assert page.count("Lacking") == 1
     assert page.count("Enough") == 2
     assert at.slider == []
+
+
+def test_wrong_answers_about_one_picture(store: Store) -> None:
+    """However many they are, the page says what to label, and has no threshold."""
+    cases = [answer(number, 0.3 + 0.006 * number, "wrong" if number < 20 else "correct") for number in range(100)]
+    for case in cases[:20]:
+        case.pictures.append(
+            CasePicture(position=0, sha256="0" * 64, rows=1, columns=1, relevance=b"\0\0", region=[0.0, 0.0, 1.0, 1.0])
+        )
+    store.add(cases)
+    at = opened(CALIBRATION)
+    assert "The 20 wrong answers are about only 1 picture" in shown(at)
+    assert at.slider == []
+    assert "Publish…" not in labels(at)
 
 
 def test_without_scikit_learn(full: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,6 +456,17 @@ def test_roll_back(full: Store) -> None:
     assert f"version {first} again; rolled back from {second}" in page
     assert page.count("In force") == 1
     assert "<b>first" not in page
+
+
+def test_roll_back_after_somebody_else(full: Store) -> None:
+    """A version that came between the two presses is not rolled back unseen."""
+    for _ in range(2):
+        wanted(full, "flag-rate", 0.3).publish(full, "ann", "")
+    at = press(at_risk(), "back")
+    wanted(full, "flag-rate", 0.1).publish(full, "ben", "")
+    press(at, "confirm")
+    assert "ben published version 3 meanwhile. Nothing was written" in shown(at)
+    assert len(published(full)) == 3
 
 
 @pytest.mark.parametrize(("ask", "before"), [("publish", 1), ("back", 2)])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from fastrm_monitor.drift.reference import comparable
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.monitor import Monitor
 from fastrm_monitor.records.models import Case, PolicyRecord
-from fastrm_monitor.records.policies import PolicyWatch, history, publish, roll_back
+from fastrm_monitor.records.policies import OvertakenError, PolicyWatch, history, publish, roll_back
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.scoring.recalibration import Recalibration
 from tests.servers import answer, assess, serving
@@ -89,6 +91,49 @@ def test_the_newest_policy_is_in_force_and_rolled_back_by_publishing(store: Stor
         roll_back(store, 99, author="b")
     with pytest.raises(DataError, match="between 0 and 1"):
         published(store, threshold=1.5)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_of_two_who_publish_at_once_one_is_told(store: Store, before: int) -> None:
+    """Both saw the same newest version, or none; one version is written and the other publisher learns of it."""
+    expected = published(store) if before else 0
+    start, made, told = threading.Barrier(2), list[int](), list[str]()
+
+    def press(author: str) -> None:
+        start.wait()
+        try:
+            made.append(published(store, author=author, expected=expected))
+        except OvertakenError as error:
+            told.append(str(error))
+
+    def linger(*_: object) -> None:
+        time.sleep(0.2)  # whoever only looks before writing is past the look by then
+
+    both = [threading.Thread(target=press, args=(author,)) for author in ("ann", "ben")]
+    event.listen(PolicyRecord, "before_insert", linger)
+    try:
+        for one in both:
+            one.start()
+        for one in both:
+            one.join()
+    finally:
+        event.remove(PolicyRecord, "before_insert", linger)
+    found = history(store, "m", "stub")
+    assert [one.id for one in found[: len(found) - before]] == made
+    assert told == [f"{found[0].author} published version {made[0]} meanwhile. Nothing was written: look again."]
+
+
+def test_what_is_expected_is_of_the_same_model_and_proxy(store: Store) -> None:
+    """Versions of other models and proxies overtake nobody; rolling back looks too."""
+    first = published(store, expected=0)
+    published(store, model="other", expected=0)
+    published(store, proxy_version="new", expected=0)
+    second = published(store, expected=first)
+    with pytest.raises(OvertakenError, match=f"a published version {second} meanwhile"):
+        roll_back(store, first, author="b", expected=first)
+    with pytest.raises(OvertakenError, match=f"a published version {second} meanwhile"):
+        published(store, expected=0)
+    assert roll_back(store, first, author="b", expected=second) > second
 
 
 def test_other_proxies_and_models_are_ignored(store: Store, caplog: pytest.LogCaptureFixture) -> None:

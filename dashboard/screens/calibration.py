@@ -98,7 +98,7 @@ def page() -> None:
         st.space("small")
         threshold.show(threshold.Basis(store, answers, made, pair, version), found)
     st.space("small")
-    publishing.versions(*pair, found)
+    publishing.versions(found)
 
 
 def _named(pair: Pair) -> str:

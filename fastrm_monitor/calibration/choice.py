@@ -60,7 +60,7 @@ class Outcome:
     chosen: dict[str, Any]
     warnings: tuple[str, ...]
 
-    def publish(self, store: Store, author: str, note: str = "") -> int:
+    def publish(self, store: Store, author: str, note: str = "", expected: int | None = None) -> int:
         """Put the policy in force and return its version; see `records.policies.publish`."""
         return publish(
             store,
@@ -71,6 +71,7 @@ class Outcome:
             chosen=self.chosen,
             author=author,
             note=note,
+            expected=expected,
         )
 
     @property

@@ -20,6 +20,7 @@ MANY = 1000
 """Labelled answers from which isotonic regression is fitted in place of Platt's line; with fewer it overfits."""
 BINS = 10
 _FOLDS = 5
+_STEEPNESS = 1e-3  # least slope of Platt's line: the order of the scores is not the labels' to turn
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,15 @@ def fit(answers: Answers) -> Fit:
     groups = np.unique(own.picture, return_inverse=True)[1]
     if groups.max() + 1 < 2 * _FOLDS:
         raise DataError(f"The labelled answers are about {groups.max() + 1} pictures: label some of {2 * _FOLDS}.")
+    for name, part in (("right", own.right == 1), ("wrong", own.right == 0)):
+        about = len(np.unique(groups[part]))
+        if about < _FOLDS:
+            raise DataError(
+                f"The {int(part.sum())} {name} answers are about only {about} picture{'s' if about > 1 else ''}: "
+                f"calibration needs {name} ones about {_FOLDS}, so label answers about other pictures."
+            )
     method = "isotonic" if len(own) >= MANY else "platt"
-    fold = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % _FOLDS
+    fold = _folds(groups, own.right)
     out = np.empty(len(own))
     for number in range(_FOLDS):
         learnt, asked = fold != number, fold == number
@@ -156,6 +164,15 @@ def _interval(drawn: np.ndarray, draws: Draws) -> tuple[float, float] | None:
     return None if found is None else (found[0], found[1])
 
 
+def _folds(groups: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """A fold for each answer, whole pictures together, so that there are both kinds of answers outside each fold."""
+    rng = np.random.default_rng(0)
+    while True:  # a draw that puts all pictures of a kind into one fold is rare, as there are _FOLDS of each
+        fold = np.asarray(rng.permutation(groups.max() + 1)[groups] % _FOLDS)
+        if all(len(np.unique(fold[right == kind])) > 1 for kind in (0, 1)):
+            return fold
+
+
 def _fit(score: np.ndarray, right: np.ndarray, weight: np.ndarray, method: str) -> Recalibration:
     if method == "isotonic":
         from sklearn.isotonic import IsotonicRegression
@@ -168,5 +185,19 @@ def _fit(score: np.ndarray, right: np.ndarray, weight: np.ndarray, method: str) 
 
     odds = np.array([log_odds(float(one)) for one in score])
     line = LogisticRegression(C=1e6, max_iter=2000).fit(odds[:, None], right, sample_weight=weight / weight.mean())
-    slope = max(float(line.coef_[0, 0]), 1e-3)  # the order is not the labels' to turn
-    return Recalibration(slope=slope, intercept=float(line.intercept_[0]))
+    slope, intercept = float(line.coef_[0, 0]), float(line.intercept_[0])
+    if slope < _STEEPNESS:
+        slope, intercept = _STEEPNESS, _intercept(_STEEPNESS * odds, float(np.average(right, weights=weight)), weight)
+    return Recalibration(slope=slope, intercept=intercept)
+
+
+def _intercept(logit: np.ndarray, mean: float, weight: np.ndarray) -> float:
+    """What to add to these log odds so that the weighted mean of the probabilities is the wanted one."""
+    low, high = (log_odds(mean) - float(end) for end in (logit.max(), logit.min()))
+    for _ in range(60):  # halvings, beyond what a float can tell apart
+        middle = (low + high) / 2
+        if np.average(1 / (1 + np.exp(-logit - middle)), weights=weight) < mean:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

@@ -12,14 +12,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
-from fastrm_monitor.errors import DataError, StoreError
+from fastrm_monitor.errors import DataError, FastRMError, StoreError
 from fastrm_monitor.guard import logger
 from fastrm_monitor.records.models import PolicyRecord
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.text import clean_text
 from fastrm_monitor.scoring.recalibration import Recalibration, kept_as, score_of
+
+_ADVISORY_LOCK = 0x666173747270  # of PostgreSQL, taken while a policy is published
+
+
+class OvertakenError(FastRMError):
+    """Somebody else published meanwhile; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ def publish(
     author: str,
     note: str = "",
     again: int | None = None,
+    expected: int | None = None,
 ) -> int:
     """Write a policy, which servers of that model and proxy pick up, and return its version.
 
@@ -70,9 +78,12 @@ def publish(
         author: who publishes.
         note: why.
         again: the version that this one repeats.
+        expected: newest version of the model and proxy that the publisher knows of, 0 where there is none; None writes
+            after whatever there is.
 
     Raises:
         DataError: the threshold is out of range.
+        OvertakenError: another version than the expected one is the newest; nothing was written.
         StoreError: the database failed; nothing was written.
     """
     if not 0 <= threshold <= 1:
@@ -89,16 +100,31 @@ def publish(
         again=again,
     )
     with store.session(write=True) as session:
+        if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer only
+            session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        if expected is not None:
+            _refuse_overtaken(session, record, expected)
         session.add(record)
         session.flush()
         return record.id
 
 
-def roll_back(store: Store, version: int, *, author: str, note: str = "") -> int:
-    """Publish an older policy again and return the new version.
+def _refuse_overtaken(session: Session, record: PolicyRecord, expected: int) -> None:
+    own = select(PolicyRecord).where(
+        PolicyRecord.model == record.model, PolicyRecord.proxy_version == record.proxy_version
+    )
+    newest = session.scalar(own.order_by(PolicyRecord.id.desc()).limit(1))
+    if (newest.id if newest else 0) != expected:
+        what = f"{newest.author} published version {newest.id}" if newest else f"Version {expected} was deleted"
+        raise OvertakenError(f"{what} meanwhile. Nothing was written: look again.")
+
+
+def roll_back(store: Store, version: int, *, author: str, note: str = "", expected: int | None = None) -> int:
+    """Publish an older policy again and return the new version; `expected` is that of `publish`.
 
     Raises:
         DataError: there is no such version.
+        OvertakenError: another version than the expected one is the newest; nothing was written.
         StoreError: the database failed; nothing was written.
     """
     with store.session() as session:
@@ -115,6 +141,7 @@ def roll_back(store: Store, version: int, *, author: str, note: str = "") -> int
         author=author,
         note=note,
         again=version,
+        expected=expected,
     )
 
 
