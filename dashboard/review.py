@@ -35,6 +35,7 @@ def buttons(view: CaseView, queue: Queue | None) -> None:
         views.quiet("This dashboard is read-only: verdicts are given elsewhere.")
         return
     last = state.desk().last
+    before = view.reviews[-1] if view.verdict is not None and view.reviews else None
     with st.container(key="frm-verdicts", gap="small"):
         with st.container(key="frm-four"):
             for verdict in keys.VERDICTS:
@@ -48,7 +49,7 @@ def buttons(view: CaseView, queue: Queue | None) -> None:
                     shortcut=keys.VERDICTS[verdict],
                     width="stretch",
                     on_click=_commit,
-                    args=(view.case_id, view.version, view.verdict, verdict, queue),
+                    args=(view.case_id, view.version, before, verdict, queue),
                 )
         _tags(view.case_id)
         with st.container(horizontal=True, gap="small"):
@@ -122,12 +123,17 @@ def _note(case_id: str) -> str:
     return f"note-{case_id}"
 
 
-def _commit(case_id: str, version: int, before: str | None, verdict: str, queue: Queue | None) -> None:
+def _commit(case_id: str, version: int, before: ReviewView | None, verdict: str, queue: Queue | None) -> None:
     desk, store, who, mine = state.desk(), state.store(), state.reviewer(), seat.seat()
     note, free = words.tags_in(str(st.session_state.get(_note(case_id)) or ""))
     tags = list(dict.fromkeys([*_chosen(case_id), *free]))
     with desk.lock:
         desk.notice = None
+        just = desk.last is not None and desk.last.case_id == case_id  # its version says the rest
+        if queue is not None and desk.case_id != case_id and not just:
+            early = f"“{words.VERDICT_NAMES[verdict]}” came while the case was changing, so it was not stored."
+            desk.notice = Notice("warning", f"{early} Look again and decide.")
+            return
         try:
             after = store.review(case_id, verdict, who, note, tags, expected_version=version)
             desk.given.append(Given(case_id, after, before, time.monotonic()))
@@ -173,6 +179,8 @@ def _conflict(store: Store, desk: Desk, case_id: str, verdict: str) -> Notice | 
 def undo(shown: Given) -> None:
     """Take back the last verdict of this session, and show its case again.
 
+    A verdict that it had overruled counts again as it was: of its reviewer, with note and tags.
+
     Args:
         shown: the last verdict when the button was drawn; a key pressed twice takes no other one back.
     """
@@ -182,7 +190,11 @@ def undo(shown: Given) -> None:
             return
         desk.notice = None
         try:
-            store.review(shown.case_id, shown.before or "undone", who, expected_version=shown.version)
+            if shown.before is None:
+                store.review(shown.case_id, "undone", who, expected_version=shown.version)
+            else:
+                one = shown.before
+                store.review(shown.case_id, one.verdict, one.reviewer, one.note, one.tags, shown.version)
         except ReviewConflict:
             desk.given.pop()
             left = "Another reviewer labelled that case after you, so your verdict was left as it is."

@@ -16,7 +16,7 @@ import streamlit as st
 
 from fastrm_monitor.config import DEFAULT_STORE
 from fastrm_monitor.dashboard import access, current, views
-from fastrm_monitor.dashboard.queries import Queue
+from fastrm_monitor.dashboard.queries import Queue, ReviewView
 from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.records.text import clean_text
@@ -44,14 +44,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Given:
-    """A verdict given in this session, for undoing: the case, its version since, what it was before, and when.
+    """A verdict given in this session, for undoing: the case, its version since, the review that counted before, when.
 
-    The time is on the monotonic clock.
+    The time is on the monotonic clock; `before` is None where the case was open.
     """
 
     case_id: str
     version: int
-    before: str | None
+    before: ReviewView | None
     at: float
 
 
@@ -150,7 +150,7 @@ def say_done() -> None:
 
 
 def guarded(page: Callable[_P, None]) -> Callable[_P, None]:
-    """A page, or a part of one, that shows the sentence of an error in place of a traceback."""
+    """A page, or a part of one, that shows the sentence of an error in place of a traceback, and can be tried again."""
 
     @wraps(page)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
@@ -158,5 +158,7 @@ def guarded(page: Callable[_P, None]) -> Callable[_P, None]:
             page(*args, **kwargs)
         except FastRMError as error:
             views.notice("error", str(error))
+            # Without it a fragment that failed has nothing left to run it, though the database returns.
+            st.button("Try again", key=f"retry-{page.__module__}-{page.__qualname__}", icon=":material/refresh:")
 
     return run

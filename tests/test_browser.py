@@ -385,6 +385,21 @@ def test_two_keys_at_once_are_one_verdict(page: Page, store: Store, three: list[
     assert page.question() == three[1][1]
 
 
+def test_hasty_keys_label_each_case_once(page: Page, store: Store, make_case: Make) -> None:
+    """Verdict keys that are pressed while the page still draws never bring a labelled case back."""
+    cases = added(store, *(make_case(number, question=f"question {number}?") for number in range(20)))
+    page.open("/queue", "Review queue")
+    page.settle()
+    for _ in range(12):
+        page.keys("1")
+        time.sleep(0.25)
+    page.settle()
+    found = [case_id for case_id, *_ in reviews(store)]
+    assert len(found) > 1
+    assert found == [case_id for case_id, _ in cases[: len(found)]]
+    assert page.question() == cases[len(found)][1]
+
+
 def test_undo_pressed_twice_takes_one_back(page: Page, store: Store, three: list[tuple[str, str]]) -> None:
     """A second U before the reopened case is on the screen does not reopen another one unseen."""
     page.open("/queue", "Review queue")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from fastrm_monitor.config import load_settings
-from fastrm_monitor.dashboard import current
+from fastrm_monitor.dashboard import current, queries
 from fastrm_monitor.errors import StoreError
 from fastrm_monitor.records import claims
 from fastrm_monitor.records.models import Case, Claim
@@ -170,6 +171,58 @@ def test_claim_that_cannot_be_written(store: Store, three: list[str], monkeypatc
     assert at_hand(at) == three[1]
     with store.session() as session:
         assert session.scalar(select(Case.verdict).where(Case.case_id == three[0])) == "wrong"
+
+
+def tick(at: AppTest, table: str, row: int) -> AppTest:
+    """What the browser sends when a row of a list is ticked."""
+    message = at._tree.get_widget_states()
+    message.widgets.add(id=table, string_value=json.dumps({"selection": {"rows": [row], "columns": [], "cells": []}}))
+    at._run(message)
+    assert [error.value for error in at.exception] == []
+    return at
+
+
+def test_list_that_answers_late_leads_nowhere(store: Store, three: list[str]) -> None:
+    """The row that a list was drawn with does not bring back a case that has just been labelled; another row opens."""
+    at = opened(QUEUE)
+    before = at.dataframe[0].proto.id
+    press(at, f"verdict-wrong-{three[0]}")
+    assert at_hand(tick(at, before, 0)) == three[1]
+    assert at_hand(tick(at, at.dataframe[0].proto.id, 1)) == three[2]
+
+
+def test_verdict_while_the_case_changes(store: Store, three: list[str]) -> None:
+    """A verdict for a case that the reviewer has just left is not stored, and the reviewer is told."""
+    at = opened(QUEUE)
+    at.session_state["desk"].case_id = three[1]  # as Next does; the page still shows the case before
+    press(at, f"verdict-wrong-{three[0]}")
+    assert "“Wrong” came while the case was changing, so it was not stored" in shown(at)
+    assert at_hand(at) == three[1]
+    with store.session() as session:
+        assert session.scalars(select(Case.verdict)).all() == [None, None, None]
+
+
+def test_queue_returns_with_its_database(store: Store, three: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue whose database fails keeps its heading, offers to try again, and goes on once the database is back."""
+    at = opened(QUEUE)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("the database is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(queries, "case", fail)
+        away.setattr(queries, "step", fail)
+        press(at, "next")
+        assert shown(at).count("<h1>Review queue</h1>") == 1
+        assert "the database is away" in shown(at)
+        (again,) = [button for button in at.button if button.label == "Try again"]
+        again.click()
+        assert "the database is away" in shown(ran(at))
+    (again,) = [button for button in at.button if button.label == "Try again"]
+    again.click()
+    assert at_hand(ran(at)) == three[0]
+    assert "the database is away" not in shown(at)
+    assert at_hand(press(at, "next")) == three[1]
 
 
 def test_most_informative_first(store: Store, three: list[str]) -> None:

@@ -318,12 +318,16 @@ def test_presses_of_a_session_wait_for_each_other(store: Store, three: list[str]
 
 
 def test_undo_restores_the_verdict_before(store: Store, three: list[str]) -> None:
-    """Undo on a case that had a verdict brings that one back, and does not open the case."""
-    store.review(three[0], "correct", "ben")
+    """Undo on a case that had a verdict brings that one back, with its reviewer, note and tags."""
+    store.review(three[0], "correct", "ben", "sure", ["night"])
     at = opened(QUEUE, state="Reviewed")
     give(at, "wrong", three[0])
     undo(at)
-    assert stored(store, three[0]).verdict == "correct"
+    found = stored(store, three[0])
+    last = found.reviews[-1]
+    assert found.verdict == "correct"
+    assert (last.verdict, last.reviewer, last.note, last.tags) == ("correct", "ben", "sure", ("night",))
+    assert len(found.reviews) == 3
 
 
 def test_undo_from_an_empty_queue(store: Store, three: list[str]) -> None:

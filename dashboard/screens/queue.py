@@ -6,15 +6,18 @@ All but the filters is one fragment, so that a verdict runs no more of the page 
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
 import streamlit as st
 from streamlit import runtime
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime import Runtime
 
 from fastrm_monitor.dashboard import keys, pace, pictures, queries, review, seat, state, views, words
 from fastrm_monitor.dashboard.queries import MOST, CaseRow, CaseView, Place, Queue
+from fastrm_monitor.errors import FastRMError
 from fastrm_monitor.records import claims
 
 LIST = 10  # rows of the list below
@@ -48,14 +51,30 @@ def page() -> None:
 @state.guarded
 def _desk(queue: Queue) -> None:
     """The case at hand; then, in the order of what a reviewer waits for, the next one's picture and the list."""
-    view = _at_hand(queue)
     head = st.container()
+    try:
+        seen = _at_desk(queue, head)
+    except FastRMError:
+        with head:
+            views.title("Review queue")
+        raise
+    if seen is None:
+        return
+    view, place, coming = seen
+    pictures.ahead(coming, room=views.ROOM)
+    _list(queue, place, view.case_id)
+    _settle()
+
+
+def _at_desk(queue: Queue, head: DeltaGenerator) -> tuple[CaseView, Place, CaseView | None] | None:
+    """The case at hand with its place and the next one, drawn; None when there is none, and that is said."""
+    view = _at_hand(queue)
     if view is None:
         with head:
             views.title("Review queue")
         state.show_notice()
         _nothing(queue)
-        return
+        return None
     state.show_notice()
     left, right = st.columns(views.SHARES, gap="large")
     with right:
@@ -71,14 +90,12 @@ def _desk(queue: Queue) -> None:
         place = queries.place(session, queue, view.case_id, state.desk().token)
         coming = queries.case(session, place.next) if place is not None and place.next is not None else None
     if place is None:  # purged since it was read
-        return
+        return None
     with head:
         _head(view, place, queue)
     with pace_line:
         _pace(queue, place)
-    pictures.ahead(coming, room=views.ROOM)
-    _list(queue, place, view.case_id)
-    _settle()
+    return view, place, coming
 
 
 @st.cache_resource(show_spinner=False)
@@ -129,13 +146,8 @@ def _walk(queue: Queue, shown: str, forward: bool) -> None:
         if desk.case_id != shown:  # a key pressed twice passes over no case unseen
             return
         desk.notice = None
-        desk.case_id = seat.walk(mine, who, queue, shown, forward=forward) or shown
-
-
-def _go(case_id: str) -> None:
-    desk = state.desk()
-    desk.notice = None
-    desk.case_id = case_id
+        with suppress(FastRMError):  # the page that follows says what is wrong with the store
+            desk.case_id = seat.walk(mine, who, queue, shown, forward=forward) or shown
 
 
 def _head(view: CaseView, place: Place, queue: Queue) -> None:
@@ -229,7 +241,7 @@ def _list(queue: Queue, place: Place, current: str) -> None:
             [_cells(row, holders.get(row.case_id)) for row in rows],
             key=key,
             hide_index=True,
-            on_select=partial(_pick, key, ids),
+            on_select=partial(_pick, key, ids, current),
             selection_mode="single-row",
             selection_default={"selection": {"rows": [ids.index(current)] if current in ids else []}},
             alt="The cases of this queue; select one to review it.",
@@ -241,10 +253,17 @@ def _list(queue: Queue, place: Place, current: str) -> None:
         )
 
 
-def _pick(key: str, ids: list[str]) -> None:
+def _pick(key: str, ids: list[str], current: str) -> None:
     chosen = st.session_state[key]["selection"]["rows"]
-    if chosen and chosen[0] < len(ids):
-        _go(ids[chosen[0]])
+    picked = ids[chosen[0]] if chosen and chosen[0] < len(ids) else None
+    desk = state.desk()
+    with desk.lock:
+        # A table sends the row that it was drawn with, too, and may do so after the queue has moved on.
+        if picked == current or desk.case_id != current:
+            return
+        if picked is not None:
+            desk.notice = None
+            desk.case_id = picked
     st.session_state["list_turn"] = st.session_state.get("list_turn", 0) + 1
 
 
