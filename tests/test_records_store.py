@@ -86,6 +86,12 @@ def message(caught):
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
+def test_an_option_without_a_meaning_is_one_sentence(tmp_path):
+    """A URL whose option SQLite cannot read is refused at once, by a sentence."""
+    with pytest.raises(StoreError, match=r"An option behind the \? of the store sqlite:///.* has no such value"):
+        Store(f"sqlite:///{tmp_path / 'a.db'}?timeout=x")
+
+
 def test_sqlite_is_set_up_for_many(sqlite_store):
     """Write-ahead log, five seconds of patience, and foreign keys, on every connection."""
     with sqlite_store.session() as session:

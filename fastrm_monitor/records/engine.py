@@ -251,7 +251,12 @@ def _open_sqlite(url: URL) -> Engine:
             raise StoreError(f"The store {safe_url(url)} is a folder; name a file in it.")
         if not path.absolute().parent.is_dir():
             raise StoreError(f"The folder of the store {safe_url(url)} does not exist; make it first.")
-    engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+    try:
+        engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
+    except ValueError:
+        raise StoreError(
+            f"An option behind the ? of the store {safe_url(url)} has no such value; correct it."
+        ) from None
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:

@@ -275,7 +275,7 @@ TENSORS: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ...] = (
     lambda value, other: value.half(),
     lambda value, other: value.bool(),
     lambda value, other: value.long(),
-    lambda value, other: value.to(torch.float8_e4m3fn),
+    lambda value, other: torch.ones(value.shape).to(torch.float8_e4m3fn),
     lambda value, other: value.to(torch.complex64),
     lambda value, other: torch.full_like(value, torch.nan),
     lambda value, other: torch.full_like(value, -torch.inf),

@@ -22,7 +22,7 @@ from tests import fuzzing, pages
 from tests.conftest import drawn_case
 from tests.fuzzing import TALLY, World, budget
 
-PARAMETERS = ("case", "kind", "state", "order", "range", "reviewer", "page", "embed", "_")
+PARAMETERS = ("case", "kind", "state", "order", "range", "reviewer", "page", "_")
 
 
 @st.composite
@@ -30,6 +30,7 @@ def addresses(draw: st.DrawFn) -> list[tuple[str, str]]:
     """Parameters as they stand in an address, some of them several times."""
     known = ("open", "all", "flagged", "newest", "7d", "24h", str(UUID(int=1)), str(UUID(int=3)), "nobody")
     names = st.just("case") | st.sampled_from(PARAMETERS[:5]) | st.sampled_from(PARAMETERS) | fuzzing.texts
+    names = names.filter(lambda name: not name.lower().startswith("embed"))  # Streamlit keeps these from scripts
     said = st.sampled_from(known) | fuzzing.texts | st.sampled_from(fuzzing.NUMBERS)
     return draw(st.lists(st.tuples(names, said), max_size=5))
 
@@ -102,7 +103,8 @@ def test_pages(world: World, monkeypatch: pytest.MonkeyPatch, page: str, paramet
     monkeypatch.setenv("FASTRM_STORE", f"sqlite:///{world.work / 'store.db'}")
     together: dict[str, Any] = {}
     for name, value in [*parameters, ("case", "<script>alert(1)</script>"), ("case", str(UUID(int=1)))][-4:]:
-        together.setdefault(name, []).append(value)
+        if name != "page":  # `opened` has a parameter of that name
+            together.setdefault(name, []).append(value)
     try:
         with world.contained():
             at = pages.opened(page, **together)
