@@ -43,7 +43,11 @@ def test_broken_sign_in_file_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.
     """A file that is gone after the start is one sentence on the page, and no page."""
     monkeypatch.setenv("FASTRM_AUTH", str(tmp_path / "gone.toml"))
     at = opened(QUEUE)
-    assert not at.button
+    assert [button.label for button in at.button] == ["Try again"]
+    assert not at.text_input
+    assert "cannot be read" in shown(at)
+    at.button[0].click().run()
+    assert [button.label for button in at.button] == ["Try again"]
     assert "cannot be read" in shown(at)
 
 
