@@ -19,6 +19,36 @@ def forks(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.usefixtures("untraced")(test)
 
 
+def forked(work: Callable[[], bool]) -> int:
+    """The id of a child process that does `work` and ends: with 0 when that is true, 2 when not, 1 when it raises."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return pid
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """Do `work` in a forked child and return the repr of its outcome, or its error's name and sentence."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = repr(work())
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(write, answer.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
 def exit_codes(children: Sequence[int], seconds: float = 20) -> list[int | None]:
     """The exit codes of child processes; None for one that had to be killed because it hung."""
     patience = time.monotonic() + seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from fastrm_monitor.records.models import Case
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.scoring.patches import PatchGrid
 from fastrm_monitor.testing import strict
-from tests.forking import exit_codes, forks
+from tests.forking import exit_codes, forked, forks
 
 GRID = PatchGrid(np.arange(4).reshape(2, 2), 4)
 NUMBERS = {"token_probability": 0.5, "token_entropy": 0.7}
@@ -218,20 +219,14 @@ def test_fork_while_others_are_assessed(opened, store_url):
     threads = [threading.Thread(target=serve) for _ in range(2)]
     for thread in threads:
         thread.start()
-    children = []
-    for child in range(6):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                one = assess(monitor, 10_000 + child)
-                monitor.record(answer(10_000 + child), one)
-                counts = monitor.counters.snapshot()
-                own = (counts["seen", ""], monitor.flush(10), monitor.server.endswith(f":{os.getpid()}"))
-                status = 0 if own == (1.0, True, True) and monitor.counters.snapshot()["stored", ""] == 1 else 2
-            finally:
-                os._exit(status)
-        children.append(pid)
+
+    def served_one(number):
+        monitor.record(answer(number), assess(monitor, number))
+        counts = monitor.counters.snapshot()
+        own = (counts["seen", ""], monitor.flush(10), monitor.server.endswith(f":{os.getpid()}"))
+        return own == (1.0, True, True) and monitor.counters.snapshot()["stored", ""] == 1
+
+    children = [forked(partial(served_one, 10_000 + child)) for child in range(6)]
     stop.set()
     for thread in threads:
         thread.join()

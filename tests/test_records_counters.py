@@ -8,7 +8,7 @@ import pytest
 
 from fastrm_monitor.records.counters import NAMES, Balance, Counters
 from fastrm_monitor.records.store import Store
-from tests.forking import forks
+from tests.forking import forks, in_child
 
 FIRST = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 SECOND = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -206,16 +206,12 @@ def test_child_begins_at_zero():
     """A forked child does not write its parent's counts a second time; the parent keeps them."""
     counters = Counters(Clock())
     counters.add("seen")
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def count():
         counters.add("scored")
-        os.write(write, repr((counters.snapshot(), rows_of(counters), len(counters.unsent()))).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        assert pipe.read() == repr(({("scored", ""): 1.0}, [(FIRST, "scored", "", 1.0)], 1))
-    os.waitpid(pid, 0)
+        return counters.snapshot(), rows_of(counters), len(counters.unsent())
+
+    assert in_child(count) == repr(({("scored", ""): 1.0}, [(FIRST, "scored", "", 1.0)], 1))
     assert rows_of(counters) == [(FIRST, "seen", "", 1.0)]
 
 

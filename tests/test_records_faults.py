@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -20,7 +20,7 @@ from fastrm_monitor import guard
 from fastrm_monitor.records.silence import SILENCE_SECONDS
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.telemetry.emit import SpanIds
-from tests.forking import exit_codes, forks
+from tests.forking import exit_codes, forked, forks
 from tests.servers import Postgres, answer, assess, cases, serve, serving
 from tests.stalling import stalling_proxy
 
@@ -369,18 +369,12 @@ def test_children_are_not_starved(store_url):
 
     thread = threading.Thread(target=keep_serving)
     thread.start()
-    children = []
-    for child in range(4):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                serve(monitor, [10**6 + child])
-                done = monitor.flush(10)
-                status = 0 if done and monitor.balance().stored == 1 else 2
-            finally:
-                os._exit(status)
-        children.append(pid)
+
+    def serve_one(number):
+        serve(monitor, [number])
+        return monitor.flush(10) and monitor.balance().stored == 1
+
+    children = [forked(partial(serve_one, 10**6 + child)) for child in range(4)]
     codes = exit_codes(children, 40)
     stop.set()
     thread.join()

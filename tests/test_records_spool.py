@@ -26,7 +26,7 @@ from fastrm_monitor.records.frames import (
 )
 from fastrm_monitor.records.models import CasePicture
 from fastrm_monitor.records.spool import Spool, spool_for
-from tests.forking import exit_codes, forks
+from tests.forking import exit_codes, forked, forks
 
 
 @pytest.fixture
@@ -615,16 +615,13 @@ def test_a_forked_child_has_its_own(make):
     """The child writes files of its own; the parent's stay the parent's, and locked, after the child ended."""
     spool = make()
     spool.add(b"parent", flagged=True)
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            own = (spool.waiting, spool.adopt())
-            spool.add(b"child", flagged=True)
-            status = 0 if own == (0, 0) else 2
-        finally:
-            os._exit(status)
-    assert exit_codes([pid]) == [0]
+
+    def own():
+        found = (spool.waiting, spool.adopt())
+        spool.add(b"child", flagged=True)
+        return found == (0, 0)
+
+    assert exit_codes([forked(own)]) == [0]
     other = make()
     assert other.adopt() == 1
     assert (drain(other), drain(spool)) == ([b"child"], [b"parent"])

@@ -1,6 +1,5 @@
 """The store: what is written is read back, by many at once, and what goes wrong is one sentence without a password."""
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from fastrm_monitor.records import engine
 from fastrm_monitor.records.engine import StoreAwayError, one_sentence, read_url, safe_url
 from fastrm_monitor.records.models import VERDICTS, Case, CasePicture, Review, Traffic
 from fastrm_monitor.records.store import ReviewConflict, Store
-from tests.forking import forks
+from tests.forking import forks, in_child
 
 MINUTE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 PASSWORD = "hunter2/%41 x"
@@ -572,24 +571,6 @@ with Store(url) as store:
     assert [(child.communicate(timeout=60)[1], child.returncode) for child in children] == [("", 0)] * 4
     with Store(url) as store:
         assert store.totals() == {("seen", ""): 20.0}
-
-
-def in_child(work):
-    """Fork, run `work()` in the child, and return what it printed of its outcome."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            answer = repr(work())
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        os.write(write, answer.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
-    return answer
 
 
 @forks

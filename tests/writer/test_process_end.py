@@ -1,7 +1,6 @@
 """Forks, signals and the end of the process: every item delivered once."""
 
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import time
 import pytest
 
 from fastrm_monitor.records.writer import Writer
-from tests.forking import exit_codes, forks
+from tests.forking import exit_codes, forked, forks, in_child
 from tests.writer.sink import run_script, stuck
 
 
@@ -21,23 +20,15 @@ def test_fork_delivers_each_item_once(make, sink):
     writer = make()
     stuck(writer, sink)
     writer.put("parent", keep=True)
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        answer = "failed"
-        try:
-            sink.gate = threading.Event()
-            sink.gate.set()
-            before = writer.pending
-            writer.put("child", keep=True)
-            answer = repr((before, writer.flush(5), sink.delivered, sink.lost))
-        finally:
-            os.write(write, answer.encode())
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        assert pipe.read() == repr((0, True, ["child"], []))
-    os.waitpid(pid, 0)
+
+    def put_one():
+        sink.gate = threading.Event()
+        sink.gate.set()
+        before = writer.pending
+        writer.put("child", keep=True)
+        return before, writer.flush(5), sink.delivered, sink.lost
+
+    assert in_child(put_one) == repr((0, True, ["child"], []))
     assert writer.pending == 2
     sink.gate.set()
     assert writer.flush(5)
@@ -57,18 +48,13 @@ def test_fork_while_others_put(make, sink):
     threads = [threading.Thread(target=keep_putting) for _ in range(2)]
     for thread in threads:
         thread.start()
-    children = []
-    for _ in range(10):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                writer.put("child", keep=True)
-                writer.close()
-                status = 0 if writer.pending == 0 and sink.batches[-1] == ["child"] else 2
-            finally:
-                os._exit(status)
-        children.append(pid)
+
+    def put_one():
+        writer.put("child", keep=True)
+        writer.close()
+        return writer.pending == 0 and sink.batches[-1] == ["child"]
+
+    children = [forked(put_one) for _ in range(10)]
     stop.set()
     for thread in threads:
         thread.join()
