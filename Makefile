@@ -44,7 +44,7 @@ evidence: $(VENV)/test.stamp  ## Every number of docs/evidence.md: proxies, feat
 	rm -rf build/evidence
 	$(BIN)/fastrm-monitor evaluate --output build/evidence
 
-sizes: $(VENV)/test.stamp  ## Three sizes of the small LLaVA, and what proxy and confidence are worth on each
+sizes: $(VENV)/test.stamp  ## Three sizes of the small LLaVA and one that answers from habit: what proxy and confidence are worth
 	$(BIN)/python benchmarks/sizes.py
 
 loop: $(VENV)/test.stamp  ## Labels, a threshold, new answers, 200 times: whether the bound holds and drift is noticed (QUICK=1)

@@ -111,7 +111,7 @@ def test_tiny_model(tmp_path: Path) -> None:
     """On a LLaVA that is hardly ever right, with an uncalibrated proxy, the whole report is plain JSON without NaN."""
     whole, examples = evaluation(tmp_path / "report", tmp_path / "cache").run(scenes("natural", "noise"))
     assert json.loads(json.dumps(whole, allow_nan=False)) == whole
-    assert (whole["schema_version"], whole["library_version"]) == (4, fastrm_monitor.__version__)
+    assert (whole["schema_version"], whole["library_version"]) == (5, fastrm_monitor.__version__)
     assert {name: whole["proxy"][name] for name in ("path", "version", "form")} == {
         "path": "proxy",
         "version": "0123456789ab",

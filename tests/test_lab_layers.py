@@ -127,6 +127,8 @@ def test_a_planted_layer_is_found(asker: Asker, monkeypatch: pytest.MonkeyPatch)
     assert own["layer 1"]["difference"]["auprc"]["difference"] == pytest.approx(
         own["layer 1"]["auprc"]["value"] - own["final"]["auprc"]["value"]
     )
+    assert own["layer 1"]["difference"]["auprc_within"]["ci95"][0] > 0.1
+    assert own["final"]["auprc_within"]["value"] > found["chance_within"] > 0.4  # half of the patches are relevant
     assert own["layer 1"]["difference"]["f1"]["p"] < 0.05
     low, high = own["layer 1"]["f1"]["ci95"]
     assert low <= own["layer 1"]["f1"]["value"] <= high

@@ -398,8 +398,8 @@ def test_layers(report: dict[str, Any]) -> None:
     """The final states suffice unless another choice is clearly better by more than the margin."""
 
     def choices(bounds: list[float]) -> dict[str, Any]:
-        final = {"auprc": {"value": 0.6, "ci95": [0.5, 0.7]}}
-        other = {**final, "difference": {"auprc": {"difference": 0.0, "ci95": bounds}}}
+        final = {"auprc_within": {"value": 0.6, "ci95": [0.5, 0.7]}}
+        other = {**final, "difference": {"auprc_within": {"difference": 0.0, "ci95": bounds}}}
         return {"questions": 100, "choices": {"final": final, "layer 2": other}}
 
     for bounds, expected in (([-0.2, 0.04], "holds"), ([0.1, 0.2], "does not hold"), ([-0.1, 0.2], "cannot conclude")):

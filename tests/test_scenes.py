@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from fastrm_monitor.lab.datasets.scenes import (
     HABIT_COLOR,
     KINDS,
     SHAPES,
+    SHIFTED_KINDS,
     SIZE,
     TEACHING_FAMILIES,
     Scene,
@@ -96,6 +97,26 @@ def test_a_picture_is_a_function_of_kind_seed_and_index(kind: str) -> None:
     assert [one.id for one in scenes(kind, 9, 2, start=2)] == [row[2].id, row[3].id]
     for other in (make_scene(kind, 9, 2), make_scene(kind, 10, 3)):
         assert not np.array_equal(other.pixels, alone.pixels)
+
+
+def test_shifts_are_paired_and_nothing_else_is() -> None:
+    """A shift has the layouts of natural scenes; other kinds share layouts no more than chance does."""
+
+    def layouts(kind: str) -> set[tuple[tuple[int, int], ...]]:
+        middles = ([one.center for one in scene.objects] for scene in scenes(kind, 12, 40))
+        return {tuple((int(x) // 16, int(y) // 16) for x, y in found[:3]) for found in middles if len(found) > 2}
+
+    def origins(kind: str) -> set[str]:
+        data = SceneSet([kind], 5, 12)
+        return {data.origin(sample.picture_id) for sample in data}
+
+    for kind in ("counter_prior", "counter_prior_clear", "noise", "color_balance", "occlusion", "question_style"):
+        assert len(layouts(kind) & layouts("natural")) > 20
+        assert origins(kind) == origins("natural")
+    apart = [kind for kind in KINDS if kind not in SHIFTED_KINDS]
+    for kind, other in combinations(apart, 2):
+        assert len(layouts(kind) & layouts(other)) < 4, (kind, other)
+        assert not origins(kind) & origins(other)
 
 
 @EVERY_KIND

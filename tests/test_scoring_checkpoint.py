@@ -68,7 +68,9 @@ def test_round_trip(tmp_path: Path, form: str) -> None:
     assert read.config.library_version == fastrm_monitor.__version__
     assert read.proxy.config == read.config
     assert read.confidence == CONFIDENCE
-    assert {one.name for one in read.path.iterdir()} == {"proxy.safetensors", "config.json", "confidence.json"}
+    modes = {one.name: one.stat().st_mode for one in read.path.iterdir()}
+    assert set(modes) == {"proxy.safetensors", "config.json", "confidence.json"}
+    assert len(set(modes.values())) == 1  # weights that are the owner's alone could not be served by another user
 
 
 def test_version_follows_the_weights(tmp_path: Path) -> None:

@@ -66,8 +66,9 @@ def layers(
 
     Returns:
         `questions` and `pictures` that are judged, `training_questions`, `epochs`, and `choices`: by name ("final",
-        "layer 2", "layers 2+4") `layers`, `width`, `parameters`, `auprc` and `f1` (decision 0.5), each with its `ci95`
-        over pictures, and for all but "final" `difference` to it, paired: `{difference, ci95, p}` of `auprc` and `f1`.
+        "layer 2", "layers 2+4") `layers`, `width`, `parameters`, `auprc`, `auprc_within` (see `fidelity`) and `f1`
+        (decision 0.5), each with its `ci95` over pictures, and for all but "final" `difference` to it, paired:
+        `{difference, ci95, p}` of each of the three. `base_rate` over patches and `chance_within` are those of all.
 
     Raises:
         DataError: a choice is not of this model's layers, or there are too few pictures.
@@ -213,14 +214,16 @@ def _compare(
     draws, teacher = Draws(names), teacher_maps(first, judged)
     found: dict[str, Any] = {}
     drawn: dict[str, dict[str, np.ndarray]] = {}
+    chance: float | None = None
     for name, choice in wanted.items():
         labels = _Joined([sets[layer] for layer in choice])
         task = bar.add_task(f"training on {name}", total=recipe.epochs)
         proxy = train_proxy(labels, training, choosing, recipe, layout, _shown(bar, task))
         relevance = predict(proxy, labels, judged)
         own = fidelity(relevance, teacher, recipe.label_threshold)
+        chance = own["chance_within"]  # of the questions alone: every choice has the same
         drawn[name] = FidelityDraws(relevance, teacher, recipe.label_threshold, draws).by_name
-        points = {"auprc": own["auprc"], "f1": own["thresholds"]["0.5"]["f1"]}
+        points = {"auprc": own["auprc"], "auprc_within": own["auprc_within"], "f1": own["thresholds"]["0.5"]["f1"]}
         found[name] = {
             "layers": list(choice),
             "width": proxy.config.hidden_size,
@@ -243,6 +246,7 @@ def _compare(
         "training_questions": len(training),
         "epochs": recipe.epochs,
         "base_rate": float(np.mean(np.concatenate(teacher) >= recipe.label_threshold)),
+        "chance_within": chance,
         "choices": found,
     }
 

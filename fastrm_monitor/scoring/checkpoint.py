@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import fastrm_monitor
@@ -77,7 +77,8 @@ def save_proxy(
     folder.mkdir(parents=True, exist_ok=True)
     config = replace(proxy.config, library_version=fastrm_monitor.__version__, **facts)
     tensors = {name: value.detach().cpu().float().contiguous() for name, value in proxy.state_dict().items()}
-    save_file({**tensors, _NORM_KEY: norm_weight.detach().cpu().float().contiguous()}, folder / "proxy.safetensors")
+    weights = save({**tensors, _NORM_KEY: norm_weight.detach().cpu().float().contiguous()})
+    (folder / "proxy.safetensors").write_bytes(weights)  # `save_file` makes it the owner's alone; servers are others
     (folder / "config.json").write_text(json.dumps(config.as_dict(), indent=1) + "\n", encoding="utf-8")
     if confidence is not None:
         confidence.save(folder)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrm_monitor.errors import DataError
 from fastrm_monitor.lab.datasets.base import Sample
-from fastrm_monitor.lab.datasets.scenes import KINDS, SIZE, Scene, scenes
+from fastrm_monitor.lab.datasets.scenes import KINDS, SIZE, Scene, scenes, sequence
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,8 +55,9 @@ class SceneSet:
         return answer.strip().lower() == sample.answers[0]
 
     def origin(self, picture_id: str) -> str:
-        """Its seed and place in the sequence: pictures of two kinds that share them are drawn by the same numbers."""
-        return "scene" + picture_id[picture_id.index("-") :]
+        """Its sequence, seed and place there: pictures of two kinds that share them are drawn by the same numbers."""
+        kind, place = picture_id.split("-", 1)
+        return f"{sequence(kind)}-{place}"
 
 
 def scene_samples(scene: Scene) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""`report.json`, schema 4 (docs/evaluate.md): what the data sets said, what changes between them, the verdicts."""
+"""`report.json`, schema 5 (docs/evaluate.md): what the data sets said, what changes between them, the verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrm_monitor.lab.intervals import interval
 from fastrm_monitor.lab.report.verdicts import verdicts
 from fastrm_monitor.scoring.checkpoint import ProxyFolder
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def assemble(

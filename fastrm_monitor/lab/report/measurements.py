@@ -150,14 +150,14 @@ def layers(report: Report) -> Found:
     found = report["layers"]
     if found is None or "too_few" in found:
         return _unmeasured(found)
-    final = found["choices"]["final"]["auprc"]
+    final = found["choices"]["final"]["auprc_within"]
     decided, said = [], []
     for name, own in found["choices"].items():
         if "difference" in own:
-            apart = own["difference"]["auprc"]
+            apart = own["difference"]["auprc_within"]
             decided.append(above(turned(apart["ci95"], False), -MARGIN))
             said.append(f"{name} {signed(apart['difference'], apart['ci95'])}")
     return all_hold(decided), (
-        f"AUPRC {valued(final['value'], final['ci95'])} from the final states on {found['questions']} questions; above "
-        f"that (a gain of {MARGIN} counts as none): {'; '.join(said) or 'no other layer'}."
+        f"AUPRC within questions {valued(final['value'], final['ci95'])} from the final states on {found['questions']} "
+        f"questions; above that (a gain of {MARGIN} counts as none): {'; '.join(said) or 'no other layer'}."
     )
