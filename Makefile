@@ -9,7 +9,7 @@ AXE := 4.14.1
 VLLM := .venv-vllm
 WITH_VLLM := PYTHONPATH=$(CURDIR)/tests/with_vllm/site:$(CURDIR)
 
-.PHONY: demo test test-vllm check format bench evidence sizes loop faults bench-store reviewer bench-vllm bench-decode fuzz clean
+.PHONY: demo test test-vllm check format bench evidence sizes loop faults bench-store reviewer cost bench-vllm bench-decode fuzz clean
 
 demo: $(VENV)/demo.stamp  ## Serve real requests through the embedded model, then open the dashboard (OPEN=0: do not)
 	$(BIN)/fastrm-monitor demo $(if $(filter 0,$(OPEN)),--no-open,--open)
@@ -62,6 +62,9 @@ bench-store: $(VENV)/test.stamp  ## The dashboard's queries with a million cases
 
 reviewer: $(VENV)/test.stamp  ## What a reviewer waits for the next case, with 100,000 cases and a million, in a real Chromium
 	$(BIN)/python benchmarks/reviewer.py --cases 100000 --postgres 1000000 --output docs/results/reviewer.md
+
+cost: $(VENV)/test.stamp  ## What one map costs on LLaVAs of several sizes with random weights: teachers and proxies
+	$(BIN)/python benchmarks/cost.py --output docs/results/cost.md
 
 bench-vllm: $(VLLM)/test.stamp  ## What monitoring costs vLLM, side by side in one run
 	$(WITH_VLLM) $(VLLM)/bin/python -m benchmarks.serving

@@ -94,6 +94,16 @@ def shape_small() -> LlavaConfig:
     )
 
 
+def shape_middle() -> LlavaConfig:
+    """Between the two, for a CPU: the 576 image tokens of LLaVA-1.5, a quarter of its width and half of its layers."""
+    config = shape_7b()
+    tower, text = config.vision_config, config.text_config
+    tower.hidden_size, tower.intermediate_size, tower.num_hidden_layers, tower.num_attention_heads = 512, 2048, 8, 8
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 1024, 2752, 16
+    text.num_attention_heads = text.num_key_value_heads = 8
+    return config
+
+
 def build(config: LlavaConfig, device: torch.device, dtype: torch.dtype) -> LlavaForConditionalGeneration:
     """A model with random weights, made where it stays and in its own precision: no larger copy exists at any time."""
     torch.manual_seed(0)
