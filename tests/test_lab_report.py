@@ -7,6 +7,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -164,6 +165,23 @@ def test_ranking_stands_in_page_and_tables(report: dict[str, Any], html: str) ->
                 low, high = one["ci95"][name]
                 assert f"{one[name]:.3f} [{low:.3f}, {high:.3f}]" in text
             assert f"{one['chance_within']:.3f}" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_names_stay_whole_on_a_narrow_screen(report: dict[str, Any], width: int) -> None:
+    """Scores and data sets can be read at 80 columns: what a number's interval takes goes below it."""
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for name in ("token_entropy", "map_entropy", "natural, paper", "again"):
+        assert any(re.match(rf"{name} *│", line) for line in lines), name
+    low, high = report["fidelity"]["ci95"]["auprc"]
+    number, bounds = f"{report['fidelity']['auprc']:.3f}", f"[{low:.3f}, {high:.3f}]"
+    together = [line for line in lines if f"{number} {bounds}" in line]
+    below = [line for line, after in pairwise(lines) if number in line and bounds in after and bounds not in line]
+    assert bool(together) == (width == 120)
+    assert bool(below) == (width == 80)
 
 
 def test_three_samples_conclude_nothing(few: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The report as tables of at most 100 columns, for people; every number in them stands in `report.json` too."""
+"""The report as tables for people, of at most 100 columns where the screen has them; every number in them stands in `report.json` too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from fastrm_monitor.lab.report.notes import notes
@@ -23,7 +24,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     tables += [_thresholds(parts), _flags(parts), _cost(report), _verdicts(report)]
     for table in tables:
         if table is not None and table.row_count:
-            console.print(table)
+            console.print(_fitted(table, console))
     for one in notes(report):
         console.print(one, style="red", markup=False, highlight=False, soft_wrap=True)
 
@@ -34,6 +35,17 @@ def _table(title: str, *columns: str) -> Table:
     for place, name in enumerate(columns):
         table.add_column(name, no_wrap=place > 0, overflow="fold")
     return table
+
+
+def _fitted(table: Table, console: Console) -> Table:
+    """The table; where the screen is too narrow for it, intervals stand below their numbers, and names stay whole."""
+    if Measurement.get(console, console.options.update_width(1000), table).maximum <= console.width:
+        return table
+    narrow = _table(str(table.title), *(str(column.header) for column in table.columns))
+    for row, cells in zip(table.rows, zip(*(column.cells for column in table.columns), strict=True), strict=True):
+        name, *numbers = (str(cell) for cell in cells)
+        narrow.add_row(name, *(cell.replace(" [", "\n[") for cell in numbers), end_section=row.end_section)
+    return narrow
 
 
 def _accuracy(parts: Sequence[dict[str, Any]]) -> Table:
@@ -168,7 +180,7 @@ def _confidence(part: dict[str, Any]) -> Table:
     title = f"Right above wrong on {part['data']}: {ours['wrong']} of {ours['n']} answers wrong"
     if not ours["conclusive"]:
         title += ", cannot conclude"
-    table = _table(escape(title), "score", "AUROC", "within kinds", "PRR", "ECE", "fastrm above it")
+    table = _table(escape(title), "score", "AUROC", "in kinds", "PRR", "ECE", "fastrm above it")
     for name, own in part["confidence"].items():
         apart = part["auroc_difference"].get(name)
         known = "" if own["n"] == ours["n"] else f" (n {own['n']})"
