@@ -9,7 +9,7 @@ AXE := 4.14.1
 VLLM := .venv-vllm
 WITH_VLLM := PYTHONPATH=$(CURDIR)/tests/with_vllm/site:$(CURDIR)
 
-.PHONY: demo test test-vllm check format bench evidence sizes loop faults bench-store reviewer cost bench-vllm bench-decode fuzz clean
+.PHONY: demo test test-vllm check format bench evidence sizes forms loop faults bench-store reviewer cost bench-vllm bench-decode fuzz clean
 
 demo: $(VENV)/demo.stamp  ## Serve real requests through the embedded model, then open the dashboard (OPEN=0: do not)
 	$(BIN)/fastrm-monitor demo $(if $(filter 0,$(OPEN)),--no-open,--open)
@@ -46,6 +46,9 @@ evidence: $(VENV)/test.stamp  ## Every number of docs/evidence.md: proxies, feat
 
 sizes: $(VENV)/test.stamp  ## Three sizes of the small LLaVA and one that answers from habit: what proxy and confidence are worth
 	$(BIN)/python benchmarks/sizes.py
+
+forms: $(VENV)/test.stamp  ## Trained on VQAv2's files, tested on those of VQAv2, GQA and POPE (QUICK=1)
+	$(BIN)/python benchmarks/forms.py $(if $(QUICK),--quick,--output docs/results/forms.md)
 
 loop: $(VENV)/test.stamp  ## Labels, a threshold, new answers, 200 times: whether the bound holds and drift is noticed (QUICK=1)
 	$(BIN)/python benchmarks/loop.py $(if $(QUICK),--quick,--output docs/results/loop.md)

@@ -132,7 +132,9 @@ def distill(
     annotations: AnnotationsOption = None,
     images: ImagesOption = None,
     scene_graphs: SceneGraphsOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use the first so many questions of the file; scenes have --pictures.")
+    ] = None,
     kinds: Annotated[str, typer.Option(help="Kinds of scenes, comma-separated.")] = _TAUGHT,
     pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 6000,
     calibrate_kinds: Annotated[
@@ -164,11 +166,15 @@ def distill(
     one_of("targets", targets, ("centred", "soft", "hard"))
     _need_lab("Distilling")
     make_folder(output)
-    from fastrm_monitor.lab.datasets.options import choose
+    from fastrm_monitor.lab.datasets.options import check_limit, choose
     from fastrm_monitor.lab.datasets.scene_set import TRAIN_SEED, VALIDATION_SEED, SceneSet
 
     files = _files(questions=questions, annotations=annotations, images=images, scene_graphs=scene_graphs)
     (source,) = choose([dataset], files)
+    check_limit([source], limit)
+    held: list[Dataset] = []
+    if dataset == "scenes" and calibrate_pictures:  # drawn now: an unknown kind is refused before hours of labelling
+        held += [SceneSet([kind], calibrate_pictures, VALIDATION_SEED) for kind in _listed(calibrate_kinds)]
     data = SceneSet(_listed(kinds), pictures, TRAIN_SEED) if dataset == "scenes" else source.open(limit)
     from fastrm_monitor.lab import ask, labels, sharing
     from fastrm_monitor.lab.distill import Recipe
@@ -193,10 +199,7 @@ def distill(
     where = cache or labels.default_cache()
     with progress() as bar:
         made = labels.make_labels(asker, data, where, batch=batch, progress=bar)
-        calibration = []
-        if dataset == "scenes" and calibrate_pictures:
-            held = [SceneSet([kind], calibrate_pictures, VALIDATION_SEED) for kind in _listed(calibrate_kinds)]
-            calibration = [labels.make_labels(asker, one, where, batch=batch, progress=bar) for one in held]
+        calibration = [labels.make_labels(asker, one, where, batch=batch, progress=bar) for one in held]
         config = make_proxy(asker, made, calibration, recipe, output, data.name, model, bar)
     if sharing.is_main():
         remember(output, data)
@@ -226,9 +229,12 @@ def evaluate(
     scene_graphs: Annotated[
         list[Path] | None, typer.Option(help="GQA's scene graphs: where the objects asked about lie.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many questions of each file.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use the first so many questions of each file; scenes have --pictures.")
+    ] = None,
     kinds: Annotated[str, typer.Option(help="Kinds of scenes, the first in distribution; or 'all'.")] = "all",
     pictures: Annotated[int, typer.Option(min=1, help="Scenes of each kind.")] = 300,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**31, help="Of the test scenes; default 103.")] = None,
     sections: Annotated[
         str,
         typer.Option(help="Sections that ask the model again: perturbation,sampling,layers,cost, or 'all' or 'none'."),
@@ -246,16 +252,19 @@ def evaluate(
     """
     _need_lab("Evaluating", "jinja2", "matplotlib")
     make_folder(output)
-    from fastrm_monitor.lab.datasets.options import choose
+    from fastrm_monitor.lab.datasets.options import check_limit, choose, seed_of_scenes
     from fastrm_monitor.lab.datasets.scene_set import SceneSet
     from fastrm_monitor.lab.datasets.scenes import SHIFTED_KINDS
 
     files = _files(questions=questions, annotations=annotations, images=images, scene_graphs=scene_graphs)
     parts: list[tuple[str, Dataset]] = []
-    for source in choose(dataset or ["scenes"], files):
+    sources = choose(dataset or ["scenes"], files)
+    check_limit(sources, limit)
+    seed = seed_of_scenes(sources, seed)
+    for source in sources:
         if source.form == "scenes":
             wished = ["natural", *SHIFTED_KINDS] if kinds == "all" else _listed(kinds)
-            parts += [(kind, SceneSet([kind], pictures)) for kind in wished]
+            parts += [(kind, SceneSet([kind], pictures, seed)) for kind in wished]
         else:
             parts.append((source.title, source.open(limit)))
     from fastrm_monitor.lab import ask, labels
@@ -266,11 +275,11 @@ def evaluate(
     from fastrm_monitor.scoring.checkpoint import load_proxy
     from fastrm_monitor.scoring.patches import layout_for
 
-    several = {"all": lab.SECTIONS, "none": ()}
-    wanted = several[sections] if sections in several else tuple(_listed(sections))
-    for one in wanted:
-        one_of("sections", one, (*lab.SECTIONS, *several))
+    wanted = _sections(sections, lab.SECTIONS)
     given = proxy or [_proxy_folder(None, model)]
+    for place, path in enumerate(given):
+        if path.resolve() in [other.resolve() for other in given[:place]]:
+            raise FastRMError(f"--proxy {path} names the same folder as another --proxy: give each once.")
     short = len({path.resolve().name for path in given}) == len(given)
     folders = {path.resolve().name if short else str(path): load_proxy(path) for path in given}
     lvlm, processor = ask.load_lvlm(model)
@@ -398,6 +407,17 @@ def _files(**given: Path | list[Path] | None) -> dict[str, list[Path]]:
 
 def _listed(text: str) -> list[str]:
     return [one.strip() for one in text.split(",")]
+
+
+def _sections(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The sections named: some of the known ones, 'all' or 'none'."""
+    several: dict[str, tuple[str, ...]] = {"all": known, "none": ()}
+    named = _listed(text)
+    for one in named:
+        one_of("sections", one, (*known, *several))
+    if len(named) > 1 and several.keys() & set(named):
+        raise FastRMError(f"--sections '{text}' contradicts itself: 'none' and 'all' stand alone.")
+    return several.get(named[0], tuple(named))
 
 
 def _print_proxy(output: Path, config: Any) -> None:

@@ -27,5 +27,8 @@ def test_every_benchmark_can_be_read() -> None:
     done = subprocess.run([sys.executable, "-c", READ], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = dict(line.split() for line in done.stdout.splitlines())
-    runs = {"big_store", "cost", "decode", "evidence", "faults", "loop", "overhead", "reviewer", "serving", "sizes"}
+    runs = {
+        "big_store", "cost", "decode", "evidence", "faults", "forms", "loop", "overhead", "reviewer", "serving",
+        "sizes",
+    }  # fmt: skip
     assert {name for name, has_main in found.items() if has_main == "True"} == {*runs, "store"}

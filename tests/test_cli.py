@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from fastrm_monitor import cli
 from fastrm_monitor.demo import MODEL_FOLDER, PROXY_FOLDER
+from fastrm_monitor.lab import ask
 from fastrm_monitor.lab.ask import Asker
 from fastrm_monitor.lab.datasets.scene_files import write_vqav2
+from fastrm_monitor.lab.datasets.scene_set import TEST_SEED
 from fastrm_monitor.records.store import Store
 from fastrm_monitor.terminal import progress
 
@@ -225,7 +227,7 @@ def test_distill_and_evaluate_on_official_files(run, tmp_path):
     assert code == 0
     assert "Fidelity" in out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["schema_version"] == 4
+    assert report["schema_version"] == 5
     assert 0 < report["fidelity"]["base_rate"] < 1
     picture = next(images.iterdir())
     code, out, _ = run("score", "--image", picture, "--question", QUESTION, "--proxy", tmp_path / "made", "--json")
@@ -310,6 +312,81 @@ def test_bad_data_sets(run, tmp_path):
     check_sentence(*evaluate(*files(questions=annotations)), "is not an official VQAv2 file")
     check_sentence(*evaluate(*files(questions=tmp_path / "no.json")), "There is no file")
     check_sentence(*evaluate(*files(images=empty)), "There is no picture of id")
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """A mistake is told before any model is loaded."""
+
+    def load(*_):
+        raise AssertionError("A model was loaded.")
+
+    monkeypatch.setattr(ask, "load_lvlm", load)
+
+
+def test_kinds_to_calibrate_on_are_known_before_the_labelling(run, no_model):
+    """An unknown kind of scene among those of the confidence is told at once, not after the training scenes."""
+    words = ("--pictures", "8", "--kinds", "easy", "--output", "made")
+    for kinds in ("natural,nobody", "nobody", "natural,"):
+        code, _, err = run("distill", *words, "--calibrate-kinds", kinds)
+        check_sentence(code, err, "There is no kind of scene")
+
+
+def test_a_limit_on_scenes(run, no_model):
+    """`--limit` counts questions of files; of scenes only it is refused, and the sentence says what to use instead."""
+    for command in ("distill", "evaluate"):
+        code, _, err = run(command, "--limit", "5", "--output", "out")
+        check_sentence(code, err, "--dataset scenes does not use --limit: say with --pictures")
+
+
+def test_one_proxy_twice(run, no_model, proxy):
+    """A proxy folder that is given twice, however it is written, is refused by its name."""
+    (proxy.parent / "link").symlink_to(proxy)
+    for again in (proxy, "proxy", "./proxy/../proxy", "link"):
+        words = ("--kinds", "easy", "--pictures", "1", "--output", "out", "--proxy", proxy, "--proxy", again)
+        code, _, err = run("evaluate", *words)
+        check_sentence(code, err, f"--proxy {Path(again)} names the same folder as another --proxy")
+
+
+def test_sections_that_contradict_each_other(run, no_model):
+    """'none' and 'all' beside another section are refused."""
+    for sections in ("none,cost", "cost,all", "all, none"):
+        words = ("--kinds", "easy", "--pictures", "1", "--output", "out", "--sections", sections)
+        code, _, err = run("evaluate", *words)
+        check_sentence(code, err, f"--sections '{sections}' contradicts itself: 'none' and 'all' stand alone")
+    code, _, err = run("evaluate", "--kinds", "easy", "--pictures", "1", "--output", "out", "--sections", "none,x")
+    check_sentence(code, err, "--sections 'x' is not known")
+
+
+def test_seeds_that_are_no_test(run, no_model, tmp_path):
+    """A seed whose scenes taught the model, a proxy or its confidence is refused, and any where there are no scenes."""
+    for seed, said in (
+        (1, "--seed 1 draws the scenes that the embedded model was trained on, which say nothing about new ones"),
+        (101, "--seed 101 draws the scenes that proxies are trained on"),
+        (102, "--seed 102 draws the scenes that confidences are fitted on"),
+    ):
+        code, _, err = run("evaluate", "--seed", seed, "--output", "out")
+        check_sentence(code, err, said)
+    questions, annotations, images = write_vqav2(tmp_path / "vqa", "natural", 3, seed=9)
+    files = ("--dataset", "vqav2", "--questions", questions, "--annotations", annotations, "--images", images)
+    code, _, err = run("evaluate", *files, "--seed", TEST_SEED, "--output", "out")
+    check_sentence(code, err, "--dataset vqav2 does not use --seed.")
+
+
+def test_another_seed_in_the_same_folder(run, tmp_path):
+    """A report begun with one seed is not mixed into that of another; without the option the seed is the usual one."""
+
+    def evaluate(output, *more):
+        words = ("--kinds", "easy", "--pictures", 6, "--sections", "none", "--output", output)
+        code, _, err = run("evaluate", *words, *more)
+        assert code == 0, err
+        return json.loads((tmp_path / output / "report.json").read_text())
+
+    usual, other = evaluate("a"), evaluate("b", "--seed", 7)
+    assert usual["confidence"]["token_probability"]["brier"] != other["confidence"]["token_probability"]["brier"]
+    assert evaluate("a", "--seed", 7) == other
+    assert evaluate("a", "--seed", TEST_SEED) == evaluate("c") == usual
+    assert f"default {TEST_SEED}" in " ".join(run("evaluate", "--help")[1].split())
 
 
 def test_dashboard_refuses_other_machines(run, tmp_path):

@@ -19,6 +19,7 @@ from fastrm_monitor.lab.fidelity import (
     overlaps,
     pointing,
     precisions,
+    question_blind,
     swept,
 )
 from fastrm_monitor.lab.intervals import Draws, over_pictures
@@ -97,6 +98,46 @@ def test_figures_within_questions_need_pictures() -> None:
     assert fidelity(proxy, teacher)["auprc_within"] == 1
     assert bounds["auprc_within"] is bounds["auprc_within_gain"] is bounds["rank_correlation"] is None
     assert bounds["auprc"] is not None
+
+
+def test_maps_that_do_not_know_the_question_are_told_apart() -> None:
+    """A map of where objects lie as a rule is no better than the mean map, one of all objects than another question's.
+
+    Both are above chance.
+    """
+    rng = np.random.default_rng(0)
+    proxies: dict[str, list[np.ndarray]] = {"place": [], "objects": [], "asked": []}
+    teacher, pictures = [], []
+    for picture in range(60):
+        objects = rng.choice(10, 6, replace=False)  # among the first of 36 patches
+        for question in range(3):
+            pictures.append(f"picture-{picture}")
+            asked = objects[2 * question : 2 * question + 2]
+            teacher.append(np.isin(np.arange(36), asked).astype(float))
+            noise = rng.uniform(0, 0.1, 36)
+            proxies["place"].append((np.arange(36) < 10) * 0.5)
+            proxies["objects"].append(np.isin(np.arange(36), objects) * 0.5 + noise)
+            proxies["asked"].append(teacher[-1] * 0.5 + noise)
+    draws = Draws(pictures, resamples=300)
+    found = {name: question_blind(maps, teacher, 0.3, pictures, draws) for name, maps in proxies.items()}
+    for name, maps in proxies.items():
+        assert FidelityDraws(maps, teacher, 0.3, draws).intervals()["auprc_within_gain"][0] > 0.01, name
+        assert {own["n"] for own in found[name].values()} == {180}
+    assert found["place"]["mean_map"]["difference"] == pytest.approx(0, abs=1e-9)
+    low, high = found["objects"]["other_question"]["ci95"]
+    assert low < 0 < high
+    assert found["objects"]["mean_map"]["ci95"][0] > 0.1
+    assert found["asked"]["mean_map"]["ci95"][0] > 0.3
+    assert found["asked"]["other_question"]["ci95"][0] > 0.5
+    # Another question's map, by hand: its two patches come first, then noise and the asked ones among it.
+    assert found["asked"]["other_question"]["auprc_within"] < 0.15
+    alone = [f"{name}-{number}" for number, name in enumerate(pictures)]
+    assert question_blind(teacher, teacher, 0.3, alone, Draws(alone))["other_question"] == {
+        "n": 0,
+        "auprc_within": None,
+        "difference": None,
+        "ci95": None,
+    }
 
 
 def test_label_threshold_is_inclusive_and_swept() -> None:

@@ -165,6 +165,68 @@ def test_too_few_pictures_conclude_nothing() -> None:
     assert found["area"]["proxy"]["ci95"] is None
 
 
+class HalfKnown(Spots):
+    """Of every third question only a wrong answer is known, and that is what the unmasked picture gets."""
+
+    def right(self, sample: Sample, answer: str) -> bool | None:
+        if int(sample.id) % 3:
+            return super().right(sample, answer)
+        return False if answer == "seen" else None
+
+
+def test_answers_that_nobody_can_judge() -> None:
+    """A question with an answer of unknown rightness is in no curve of the accuracy, and in all of what changed."""
+    data = HalfKnown()
+    maps = {"proxy": data.maps(), "teacher": shuffled(data.maps())}
+    found = perturbation(SeesBright(), data, data.labels(), maps, limit=90)  # type: ignore[arg-type]
+    assert [one["rate"] for one in found["accuracy"]["proxy"]] == [1.0] + [0.0] * 8
+    assert [one["rate"] for one in found["accuracy"]["inverse"]] == [1.0] * 8 + [0.0]
+    assert {one["n"] for own in found["accuracy"].values() for one in own} == {60}
+    assert {one["n"] for own in found["changed"].values() for one in own} == {90}
+    assert (found["questions"], found["pictures"], found["groups"]["spot"]["n"]) == (60, 60, 60)
+    assert {one["n"] for one in found["area"].values()} == {60}
+    assert found["area"]["inverse"]["mean"] == pytest.approx(0.975)
+    assert found["difference"]["proxy - inverse"]["difference"] == pytest.approx(0.125 - 0.975)
+    assert found["difference"]["proxy - random"]["ci95"][1] < -0.2
+
+
+def test_an_answer_unknown_in_one_order_only() -> None:
+    """A question is left out of every order where one order has an answer of unknown rightness: they stay paired."""
+
+    class Rare(Spots):
+        unknown = 0
+
+        def right(self, sample: Sample, answer: str) -> bool | None:
+            if answer != "lost":
+                return super().right(sample, answer)
+            self.unknown += 1
+            return None
+
+    class Loses(SeesBright):
+        def answer(self, inputs: Any) -> list[Said]:
+            start = len(self.asked)
+            said = super().answer(inputs)
+            # Of each question's 30 answers the 11th is one of the teacher's order.
+            return [Said("lost", {}) if (start + n) % 300 == 10 else one for n, one in enumerate(said)]
+
+    data = Rare()
+    maps = {"proxy": data.maps(), "teacher": data.maps()}
+    found = perturbation(Loses(), data, data.labels(), maps, limit=90)  # type: ignore[arg-type]
+    assert data.unknown == 9
+    assert {one["n"] for one in found["area"].values()} == {found["questions"]} == {81}
+    assert {one["n"] for own in found["accuracy"].values() for one in own} == {81}
+
+
+def test_nothing_to_judge() -> None:
+    """Where every question has an answer of unknown rightness the section says so in one sentence."""
+    data = HalfKnown()
+    data.samples = data.samples[::3]
+    labels = _Facts(data.labels().facts)
+    maps = {"proxy": data.maps()[::3], "teacher": data.maps()[::3]}
+    with pytest.raises(DataError, match="Of no masked question of spots it is known whether all its answers are right"):
+        perturbation(SeesBright(), data, labels, maps)  # type: ignore[arg-type]
+
+
 def test_other_data_than_the_labels() -> None:
     """Questions that the data set does not have are one sentence, and so are no questions at all."""
     data = Spots(6)

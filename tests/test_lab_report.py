@@ -371,16 +371,23 @@ def test_undecided_failure_modes_are_named(report: dict[str, Any], unknown: str)
 
 
 def test_what_the_evidence_cites_is_printed(report: dict[str, Any]) -> None:
-    """The areas and their differences, and the time saved against either teacher, stand in the tables."""
-    planted = {**report, "perturbation": masked([-0.15, -0.05]), "cost": cost_of(0.954, [0.951, 0.957], 2**20)}
+    """The areas and their differences, time and memory of a map beside both teachers', and the layers are printed."""
+    planted = {**report, "perturbation": masked([-0.15, -0.05]), "cost": cost_of(0.954, [0.951, 0.957], 7 * 2**20)}
+    final = {key: {"value": 0.654, "ci95": [0.5, 0.7]} for key in ("auprc", "auprc_within", "f1")}
+    other = {**final, "difference": {"auprc_within": {"difference": 0.123, "ci95": [0.05, 0.2]}}}
+    counts = {"questions": 100, "training_questions": 400, "chance_within": 0.169}
+    planted["layers"] = {**counts, "choices": {"final": final, "layer 2": other}}
     planted["cost"]["less_time_than_row"] = {"ours": {"value": 0.876, "ci95": [0.871, 0.882]}}
     planted["shifts"] = {"again": {**report["shifts"]["again"], "perturbation": {"too_few": "Too few questions."}}}
     out = io.StringIO()
     print_report(planted, Console(file=out, width=100))
     text = out.getvalue()
     assert text.count("0.500 [0.400, 0.600]") == 4
-    for part in ("-0.100 [-0.150, -0.050]", "95.40% [95.10%, 95.70%]", "87.60% [87.10%, 88.20%]", "Too few questions."):
-        assert part in " ".join(text.split())
+    for part in (
+        *("-0.100 [-0.150, -0.050]", "95.40% [95.10%, 95.70%]", "87.60% [87.10%, 88.20%]", "Too few questions."),
+        *("1.0 MiB of weights", "7.00", "0.654 [0.500, 0.700]", "+0.123 [+0.050, +0.200]"),
+    ):
+        assert part in " ".join(text.split()), part
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
@@ -394,7 +401,7 @@ def cost_of(saved: float, bounds: list[float], teacher: int) -> dict[str, Any]:
         "seconds": {name: {"median": 0.5, "ci95": [0.4, 0.6]} for name in variants},
         "less_time_than_published": figure,
         "less_time_than_row": figure,
-        "memory": {"weights": 2**20, "alive": {"forward": 2**20, "teacher_published": teacher}},
+        "memory": {"weights": 2**20, "alive": {**dict.fromkeys(variants, 2**20), "teacher_published": teacher}},
         "extra_memory_of_forward": {"ours": {"bytes": 2**20}},
     }
 
@@ -410,6 +417,23 @@ def test_cost_against_the_papers_numbers(report: dict[str, Any]) -> None:
     assert verdict({**report, "cost": cost_of(0.999, [0.998, 1.0], 5 * 2**20)}, "memory") == "holds"  # 3 of 6 MiB
     assert "50.0%" in said({**report, "cost": cost_of(0.999, [0.998, 1.0], 5 * 2**20)}, "memory")
     assert verdict({**report, "cost": cost_of(0.999, [0.998, 1.0], 4 * 2**20)}, "memory") == "does not hold"  # 3 of 5
+
+
+@pytest.mark.parametrize("name", ["mean_map", "other_question"])
+def test_a_map_without_the_question_must_be_beaten(report: dict[str, Any], name: str) -> None:
+    """Better than chance is not enough: what knows nothing of the question may be as good. None at all is said."""
+    assert verdict(report, "thresholds") == "holds"
+    level = {"n": 90, "auprc_within": 0.9, "difference": 0.0, "ci95": [-0.01, 0.02]}
+    assert verdict(changed(report, "question_blind", name, value=level), "thresholds") == "cannot conclude"
+    below = {**level, "difference": -0.1, "ci95": [-0.2, 0.0]}
+    assert verdict(changed(report, "question_blind", name, value=below), "thresholds") == "does not hold"
+    assert verdict(changed(report, "shifts", "again", "question_blind", name, value=below), "still_finds") == (
+        "does not hold"
+    )
+    none = {"n": 0, "auprc_within": None, "difference": None, "ci95": None}
+    without = changed(report, "question_blind", name, value=none)
+    assert verdict(without, "thresholds") == "holds"
+    assert "does not exist" in said(without, "thresholds")
 
 
 def test_layers(report: dict[str, Any]) -> None:

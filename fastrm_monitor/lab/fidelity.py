@@ -193,6 +193,72 @@ def precisions(
     return found[0], found[1], found[2]
 
 
+def question_blind(
+    proxy: Sequence[np.ndarray],
+    teacher: Sequence[np.ndarray],
+    label_threshold: float,
+    pictures: Sequence[str],
+    draws: Draws,
+) -> dict[str, dict[str, Any]]:
+    """What maps reach that do not know the question, and what the proxy has above them within questions, paired.
+
+    `mean_map` is the mean of the proxy's maps of all other pictures, which knows only where relevant patches lie as a
+    rule; `other_question` is the proxy's map of another question about the same picture, which knows the picture.
+
+    Args:
+        proxy: for each of S questions float (N,), the proxy's probabilities.
+        teacher: likewise, the teacher's relevance.
+        label_threshold: teacher relevance from which a patch is relevant.
+        pictures: of the questions.
+        draws: of the questions.
+
+    Returns:
+        By name `n`, the questions that have such a map and both kinds of patches, `auprc_within` of the map, and
+        `difference` with its `ci95`, None where there are too few.
+    """
+    own = precisions(proxy, teacher, label_threshold)[0]
+    found = {}
+    for name, maps in (("mean_map", _mean_maps(proxy, pictures)), ("other_question", _others(proxy, pictures))):
+        known = [row for row, one in enumerate(maps) if one is not None]
+        blind = np.full(len(proxy), np.nan)
+        told = [one for one in maps if one is not None]
+        blind[known] = precisions(told, [teacher[row] for row in known], label_threshold)[0]
+        both = np.isfinite(own) & np.isfinite(blind)
+        found[name] = {
+            "n": int(both.sum()),
+            "auprc_within": float(blind[both].mean()) if both.any() else None,
+            "difference": float((own - blind)[both].mean()) if both.any() else None,
+            "ci95": interval(draws.means(np.nan_to_num(own - blind), both)) if draws.enough_of(both) else None,
+        }
+    return found
+
+
+def _mean_maps(maps: Sequence[np.ndarray], pictures: Sequence[str]) -> list[np.ndarray | None]:
+    """For each question the mean map of the questions about other pictures that have as many patches."""
+    sums: dict[tuple[int, str | None], tuple[np.ndarray, int]] = {}
+    for one, picture in zip(maps, pictures, strict=True):
+        for key in ((len(one), None), (len(one), picture)):
+            total, count = sums.get(key, (np.zeros(len(one)), 0))
+            sums[key] = (total + one, count + 1)
+    found: list[np.ndarray | None] = []
+    for one, picture in zip(maps, pictures, strict=True):
+        (total, count), (own, of_own) = sums[len(one), None], sums[len(one), picture]
+        found.append((total - own) / (count - of_own) if count > of_own else None)
+    return found
+
+
+def _others(maps: Sequence[np.ndarray], pictures: Sequence[str]) -> list[np.ndarray | None]:
+    """For each question the map of the next question about its picture, the first one's for the last."""
+    rows: dict[tuple[int, str], list[int]] = {}
+    for row, (one, picture) in enumerate(zip(maps, pictures, strict=True)):
+        rows.setdefault((len(one), picture), []).append(row)
+    found: list[np.ndarray | None] = [None] * len(maps)
+    for own in rows.values():
+        for row, following in zip(own, [*own[1:], own[0]], strict=True):
+            found[row] = maps[following] if following != row else None
+    return found
+
+
 def overlaps(proxy: Sequence[np.ndarray], teacher: Sequence[np.ndarray], label_threshold: float) -> np.ndarray:
     """Intersection over union of both relevant sets of each question at decision 0.5, (S,)."""
     return np.array([_iou(one >= 0.5, other >= label_threshold) for one, other in zip(proxy, teacher, strict=True)])

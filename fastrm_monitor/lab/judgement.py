@@ -15,7 +15,7 @@ import numpy as np
 from fastrm_monitor.lab.comparison import Answers, Comparison, accuracy
 from fastrm_monitor.lab.curves import curves, precision_recall
 from fastrm_monitor.lab.distill import arrange, teacher_maps
-from fastrm_monitor.lab.fidelity import FidelityDraws, fidelity, hits, pointing, swept
+from fastrm_monitor.lab.fidelity import FidelityDraws, fidelity, hits, pointing, question_blind, swept
 from fastrm_monitor.lab.intervals import Draws, interval, rate
 from fastrm_monitor.lab.labels import Labels
 from fastrm_monitor.lab.thresholds import applied, choose
@@ -126,11 +126,12 @@ def judge_set(
         "pictures": len(set(names)),
         "accuracy": accuracy(answers),
         "fidelity": ours,
+        "question_blind": question_blind(seen.relevance, teacher, label, names, draws),
         "proxies": {
             name: _beside(other, labels, layout, teacher, label, draws, ours, drawn, boxes)
             for name, other in (others or {}).items()
         },
-        "pointing": points_to,
+        "pointing": {**points_to, "difference": _pointed(seen.maps, teacher_arranged, boxes, draws)},
         "question_sensitivity": {
             "proxy": _sensitivity(seen.maps, names),
             "teacher": _sensitivity(teacher_arranged, names),
@@ -229,6 +230,18 @@ def _beside(
             }
             for name, (one, other) in points.items()
         },
+    }
+
+
+def _pointed(
+    proxy: Sequence[RelevanceMap], teacher: Sequence[RelevanceMap], boxes: Sequence[Sequence[Any]], draws: Draws
+) -> dict[str, Any]:
+    """How much more often the proxy's most relevant patch hits than the teacher's, on the same questions."""
+    apart = hits(proxy, boxes)[0] - hits(teacher, boxes)[0]
+    plays = np.isfinite(apart)
+    return {
+        "difference": float(apart[plays].mean()) if plays.any() else None,
+        "ci95": interval(draws.means(np.nan_to_num(apart), plays)) if draws.enough_of(plays) else None,
     }
 
 

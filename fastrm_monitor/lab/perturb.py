@@ -54,6 +54,9 @@ def perturbation(
 ) -> dict[str, Any]:
     """Mask, ask, and compare; and see on what failing answers rest.
 
+    A question counts only for `changed` and `failures` where nobody knows of one of its answers whether it is right,
+    see `_judged`.
+
     Args:
         asker: of the model.
         dataset: that the labels were made of.
@@ -65,14 +68,14 @@ def perturbation(
         progress: shows the answers.
 
     Returns:
-        `questions`, `pictures`, `levels`; `accuracy` and `changed` (how often the answer is another than without a
-        mask), for each order one `{n, rate, ci95}` a level; `area` under the accuracy, `{n, mean, ci95}` for each
-        order; `difference` of areas, e.g. "proxy - random": `{difference, ci95, p}`, paired; `groups`, the same
-        `changed` and `area` by kind of question; `failures`, see `lab.failures`, of all labelled questions.
+        `questions` and `pictures` of the accuracy, `levels`; `accuracy` and `changed` (how often the answer is another
+        than without a mask), for each order one `{n, rate, ci95}` a level; `area` under the accuracy, `{n, mean, ci95}`
+        for each order; `difference` of areas, e.g. "proxy - random": `{difference, ci95, p}`, paired; `groups`, by kind
+        of question `n`, and the same `changed` and `area`; `failures`, see `lab.failures`, of all labelled questions.
         Intervals over pictures, None where there are too few.
 
     Raises:
-        DataError: there is nothing to ask, or the data set is not that of the labels.
+        DataError: there is nothing to ask or to judge, or the data set is not that of the labels.
     """
     rows = spread(len(labels), limit)
     if not rows:
@@ -80,14 +83,18 @@ def perturbation(
     samples = _samples(dataset, [labels.facts[row].id for row in rows])
     right, changed = _ask(asker, dataset, samples, rows, maps, seed, batch, progress)
     draws = Draws([one.picture_id for one in samples])
+    judged = _judged(right)
+    if not judged.any():
+        raise DataError(f"Of no masked question of {dataset.name} it is known whether all its answers are right.")
+    right[~judged] = np.nan  # in no order, else their areas would be of other questions
     area = np.trapezoid(right, LEVELS, axis=2)  # (S, orders)
     groups = np.array([one.group for one in samples])
     early = LEVELS.index(0.25)
     return {
-        "questions": len(rows),
-        "pictures": draws.pictures,
+        "questions": int(judged.sum()),
+        "pictures": draws.pictures_of(judged),
         "levels": list(LEVELS),
-        "accuracy": _rates(right, draws),
+        "accuracy": _rates(right, draws, judged),
         "changed": _rates(changed, draws),
         "area": _areas(area, draws),
         "difference": {
@@ -96,7 +103,7 @@ def perturbation(
         },
         "groups": {
             kind: {
-                "n": int((groups == kind).sum()),
+                "n": int((judged & (groups == kind)).sum()),
                 "changed": _rates(changed, draws, groups == kind),
                 "area": _areas(area, draws, groups == kind),
             }
@@ -159,7 +166,10 @@ def _ask(
     batch: int,
     progress: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the answers are right, and whether they changed, float (S, orders, levels) of 0 and 1."""
+    """Whether the answers are right, and whether they changed, float (S, orders, levels) of 0 and 1.
+
+    NaN where nobody knows whether an answer is right.
+    """
     shape = (len(samples), len(ORDERS), len(LEVELS))
     right, texts = np.zeros(shape), np.empty(shape, object)
     bar = progress or Progress(disable=True)
@@ -174,10 +184,23 @@ def _ask(
         asked = [samples[where[0]] for where, _ in chunk]
         answers = asker.answer(asker.inputs([picture for _, picture in chunk], [one.question for one in asked]))
         for (where, _), sample, said in zip(chunk, asked, answers, strict=True):
-            right[where] = bool(dataset.right(sample, said.text))  # one that nobody knows of is not counted
+            known = dataset.right(sample, said.text)
+            right[where] = np.nan if known is None else known
             texts[where] = said.text.strip().lower()
         bar.advance(task, len(chunk))
     return right, (texts != texts[:, :, :1]).astype(float)
+
+
+def _judged(right: np.ndarray) -> np.ndarray:
+    """Of which questions it is known of every answer whether it is right, bool (S,).
+
+    Where only a wrong answer is known, the unmasked answer counts as wrong and another under a mask cannot be judged.
+    Were that one answer left out, each level and order would be a mean over other questions, and accuracy would rise
+    and fall with who is left; so the question is left out of all of them, which keeps the orders paired. One whose
+    answer no mask changes stays, wrong throughout: it moves no difference away from 0.
+    """
+    found: np.ndarray = np.isfinite(right).all((1, 2))
+    return found
 
 
 def _jobs(place: int, sample: Sample, proxy: RelevanceMap, teacher: RelevanceMap, seed: int) -> Iterator[_Job]:
@@ -216,9 +239,10 @@ def _areas(area: np.ndarray, draws: Draws, where: np.ndarray | None = None) -> d
 
 
 def _gap(values: np.ndarray, draws: Draws) -> dict[str, Any]:
-    drawn = draws.means(values)
+    known = np.isfinite(values)
+    drawn, enough = draws.means(values, known), draws.enough_of(known)
     return {
-        "difference": float(values.mean()),
-        "ci95": interval(drawn) if draws.enough else None,
-        "p": significance(drawn) if draws.enough else None,
+        "difference": float(values[known].mean()),
+        "ci95": interval(drawn) if enough else None,
+        "p": significance(drawn) if enough else None,
     }

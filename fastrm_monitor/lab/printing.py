@@ -1,4 +1,4 @@
-"""The report as tables for people, of at most 100 columns where the screen has them; every number in them stands in `report.json` too."""
+"""The report as tables of at most 100 columns, or fewer, for people; all of it stands in `report.json` too."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     """Print each section and the verdicts, a row for each data set."""
     parts = [report, *report["shifts"].values()]
     tables: list[Table | None] = [_accuracy(parts), _pope(parts), _fidelity(report, parts), _ranking(report, parts)]
+    tables += [_blind(parts)]
     tables += [_generalisation(report), _pointing(parts), _sensitivity(parts), _areas(parts), _masking(parts)]
     tables += [_confidence(part) for part in parts]
-    tables += [_thresholds(parts), _flags(parts), _cost(report), _verdicts(report)]
+    tables += [_thresholds(parts), _flags(parts), _layers(report), _cost(report), _verdicts(report)]
     for table in tables:
         if table is not None and table.row_count:
             console.print(_fitted(table, console))
@@ -94,6 +95,18 @@ def _ranking(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _blind(parts: Sequence[dict[str, Any]]) -> Table:
+    title = "AUPRC within questions of maps that do not know the question, and what the proxy has above them"
+    table = _table(title, "data, map", "n", "AUPRC within\nquestions", "proxy above it")
+    for part in parts:
+        for name, own in part["question_blind"].items():
+            if own["n"]:
+                number = _number(own["auprc_within"])
+                row = f"{part['data']}, {name.replace('_', ' ')}"
+                table.add_row(escape(row), str(own["n"]), number, _rate(own, "difference", sign="+"))
+    return table
+
+
 def _fidelities(report: dict[str, Any], parts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each proxy's fidelity on each data set, with what its row is called."""
     first, *others = report["proxies_compared"]
@@ -116,11 +129,12 @@ def _generalisation(report: dict[str, Any]) -> Table:
 
 def _pointing(parts: Sequence[dict[str, Any]]) -> Table:
     title = "Pointing game: most relevant patch in a box of an object asked about"
-    table = _table(title, "data", "n", "proxy", "teacher", "chance")
+    table = _table(title, "data", "n", "proxy", "teacher", "above it", "chance")
     for part in parts:
         proxy, teacher = part["pointing"]["proxy"], part["pointing"]["teacher"]
         if proxy["n"]:
-            rates = (_rate(proxy, "hit_rate"), _rate(teacher, "hit_rate"), _number(proxy["chance"]))
+            apart = _rate(part["pointing"]["difference"], "difference", sign="+")
+            rates = (_rate(proxy, "hit_rate"), _rate(teacher, "hit_rate"), apart, _number(proxy["chance"]))
             table.add_row(escape(part["data"]), str(proxy["n"]), *rates)
     return table
 
@@ -161,17 +175,36 @@ def _masking(parts: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _layers(report: dict[str, Any]) -> Table | None:
+    found = report["layers"]
+    if found is None or "choices" not in found:
+        return None
+    title = f"Layers: proxies of {found['training_questions']} questions, judged on {found['questions']}; random order"
+    table = _table(
+        f"{title} {_number(found['chance_within'])}", "states", "AUPRC within\nquestions", "above final", "F1"
+    )
+    for name, own in found["choices"].items():
+        apart = own.get("difference")
+        above = _rate(apart["auprc_within"], "difference", sign="+") if apart else ""
+        table.add_row(name, _rate(own["auprc_within"], "value"), above, _rate(own["f1"], "value"))
+    return table
+
+
 def _cost(report: dict[str, Any]) -> Table | None:
     found = report["cost"]
     if found is None:
         return None
-    title = f"Time of one map on {found['device']}, {found['prompt_tokens']} tokens: less than either teacher takes"
-    table = _table(escape(title), "variant", "ms", "less than published", "less than by row")
+    weights = found["memory"]["weights"] / 2**20
+    title = (
+        f"One map on {found['device']}, {found['prompt_tokens']} tokens: time, less than either teacher takes, and "
+        f"memory beside {weights:.1f} MiB of weights"
+    )
+    table = _table(escape(title), "variant", "ms", "less than published", "less than by row", "MiB")
     for name, own in found["seconds"].items():
         less = (found[figure].get(name) for figure in ("less_time_than_published", "less_time_than_row"))
-        table.add_row(
-            escape(name), f"{1000 * own['median']:.3g}", *("" if one is None else _percent(one) for one in less)
-        )
+        saved = ("" if one is None else _percent(one) for one in less)
+        alive = f"{found['memory']['alive'][name] / 2**20:.2f}"
+        table.add_row(escape(name), f"{1000 * own['median']:.3g}", *saved, alive)
     return table
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastrm_monitor.errors import DataError, FastRMError
 from fastrm_monitor.lab.datasets.base import Dataset
+from fastrm_monitor.lab.datasets.scene_set import TEST_SEED, TRAIN_SEED, VALIDATION_SEED
 
 FILES_OF: dict[str, tuple[str, ...]] = {
     "scenes": (),
@@ -17,6 +18,12 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "jsonl": ("questions", "images"),
 }
 """The options with files that each form uses."""
+TAUGHT_SEEDS = {
+    1: "the embedded model was trained on",
+    TRAIN_SEED: "proxies are trained on",
+    VALIDATION_SEED: "confidences are fitted on",
+}
+"""Seeds whose scenes are no test, and what they taught."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +108,31 @@ def choose(forms: Sequence[str], given: Mapping[str, Sequence[Path]]) -> list[Ch
         for place, value in zip(users, values, strict=False):
             files[place][option.replace("-", "_")] = value
     return [Chosen(form, **own) for form, own in zip(forms, files, strict=True)]
+
+
+def check_limit(chosen: Sequence[Chosen], limit: int | None) -> None:
+    """Refuse a limit that no data set uses: of scenes as many are drawn as are asked for.
+
+    Raises:
+        DataError: there are scenes only.
+    """
+    if limit is not None and all(one.form == "scenes" for one in chosen):
+        raise DataError("--dataset scenes does not use --limit: say with --pictures how many scenes are drawn.")
+
+
+def seed_of_scenes(chosen: Sequence[Chosen], seed: int | None) -> int:
+    """The seed of the test scenes: the one given, or the usual one.
+
+    Raises:
+        DataError: no data set uses it, or what is to be tested has learnt from its scenes.
+    """
+    if seed is None:
+        return TEST_SEED
+    if all(one.form != "scenes" for one in chosen):
+        raise DataError(f"--dataset {' and '.join(dict.fromkeys(one.form for one in chosen))} does not use --seed.")
+    if seed in TAUGHT_SEEDS:
+        raise DataError(
+            f"--seed {seed} draws the scenes that {TAUGHT_SEEDS[seed]}, which say nothing about new ones: choose "
+            "another."
+        )
+    return seed

@@ -58,7 +58,7 @@ _ITEMS = (
     _Item(_CLAIMS, "Low map entropy goes with right answers", "entropy", findings.entropy),
     _Item(
         _EXPERIMENTS,
-        "Within a question the proxy finds the teacher's relevant patches better than chance does",
+        "Within a question the proxy finds the teacher's relevant patches, better than chance or without the question",
         "fidelity",
         findings.thresholds,
     ),
