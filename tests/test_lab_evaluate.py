@@ -118,6 +118,11 @@ def test_tiny_model(tmp_path: Path) -> None:
         "form": "query-row",
     }
     assert (whole["model"], whole["data"], list(whole["shifts"])) == ("tiny", "natural", ["noise"])
+    assert (whole["drawn_from"], whole["shifts"]["noise"]["drawn_from"]) == (
+        "scenes-natural-seed5-4x4",
+        "scenes-noise-seed5-4x4",
+    )
+    assert "scenes-noise-seed5-4x4" in page(whole)
     assert (whole["questions"], whole["pictures"]) == (sum(1 for _ in scenes("natural")[0][1]), 4)
     assert {"base_rate", "all_negative_accuracy", "auprc", "iou", "rank_correlation"} <= set(whole["fidelity"])
     assert all(set(rates) == RATES for rates in whole["fidelity"]["thresholds"].values())
@@ -443,9 +448,10 @@ def test_maps_without_space_fail_fidelity(
     bounds = report["fidelity"]["ci95"]
     if worth == "served":
         assert found == "holds"
+        assert bounds["auprc_within_gain"][0] > 0.6
     else:
         assert found in ("does not hold", "cannot conclude")
-        assert bounds["auprc_within_gain"][1] < 0.02
+        assert bounds["auprc_within_gain"][1] < 0.05  # of 48 questions
     if worth == "level":
         assert found == "does not hold"
         assert bounds["auprc_gain"][0] > 0.02  # pooled it seems to know something

@@ -82,7 +82,9 @@ class Evaluation:
         masked: dict[str, Any] = {}
         left_out: dict[str, Any] = {}
         known: dict[str, Any] = {}
+        drawn_from: dict[str, Any] = {}
         for name, dataset in _distinct(datasets):
+            drawn_from[name] = dataset.name
             known[name] = self._in_training(name, dataset)
             labels = make_labels(self.asker, dataset, self.cache, batch=self.batch, progress=self.progress)
             left_out[name] = asdict(labels.left_out)
@@ -95,7 +97,8 @@ class Evaluation:
             if len(judged) == 1:
                 once = self._once(own, judged[0])
         examples = once.pop("examples")
-        more = {"pope": pope, "perturbation": masked, "left_out": left_out, "in_training": known}
+        more = {"drawn_from": drawn_from, "pope": pope, "perturbation": masked}
+        more |= {"left_out": left_out, "in_training": known}
         return assemble(self.model, self.folders, judged, **more, **once), examples
 
     def _in_training(self, name: str, dataset: Dataset) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def assemble(
     folders: Mapping[str, ProxyFolder],
     judged: Sequence[Mapping[str, Any]],
     *,
+    drawn_from: Mapping[str, Any] | None = None,
     pope: Mapping[str, Any] | None = None,
     perturbation: Mapping[str, Any] | None = None,
     cost: Mapping[str, Any] | None = None,
@@ -33,6 +34,7 @@ def assemble(
         model: name of the model.
         folders: the product's proxy, then those beside it, by name.
         judged: what `judge_set` gave for each data set; the first is the one that the others are held against.
+        drawn_from: what each data set calls itself, seed and numbers of scenes included, by its name in the report.
         pope: POPE's measures, by name of the data sets that have that form.
         perturbation: by name of the data set; none of those that it was left out of.
         cost: of the model and its proxies; None when it was left out, likewise `layers`.
@@ -42,7 +44,7 @@ def assemble(
     """
     first, *others = judged
     parts = [one["part"] for one in judged]
-    more = {"pope": pope or {}, "perturbation": perturbation or {}}
+    more = {"drawn_from": drawn_from or {}, "pope": pope or {}, "perturbation": perturbation or {}}
     more |= {"left_out": left_out or {}, "in_training": in_training or {}}
     whole = {part["data"]: {**part, **{key: own.get(part["data"]) for key, own in more.items()}} for part in parts}
     report: dict[str, Any] = {
