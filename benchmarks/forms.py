@@ -192,7 +192,7 @@ def tables(found: Mapping[str, Any], report: Report) -> None:
         rows.append([name, *cells])
     heads = (
         "data", "proxy", "questions", "mean map of other pictures", "proxy above it", "questions",
-        "map of another question", "proxy above it",
+        "map of the other questions", "proxy above it",
     )  # fmt: skip
     report.table("AUPRC within questions, beside maps that do not know the question", heads, rows)
 

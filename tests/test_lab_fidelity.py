@@ -124,15 +124,15 @@ def test_maps_that_do_not_know_the_question_are_told_apart() -> None:
         assert FidelityDraws(maps, teacher, 0.3, draws).intervals()["auprc_within_gain"][0] > 0.01, name
         assert {own["n"] for own in found[name].values()} == {180}
     assert found["place"]["mean_map"]["difference"] == pytest.approx(0, abs=1e-9)
-    low, high = found["objects"]["other_question"]["ci95"]
+    low, high = found["objects"]["other_questions"]["ci95"]
     assert low < 0 < high
     assert found["objects"]["mean_map"]["ci95"][0] > 0.1
     assert found["asked"]["mean_map"]["ci95"][0] > 0.3
-    assert found["asked"]["other_question"]["ci95"][0] > 0.5
+    assert found["asked"]["other_questions"]["ci95"][0] > 0.5
     # Another question's map, by hand: its two patches come first, then noise and the asked ones among it.
-    assert found["asked"]["other_question"]["auprc_within"] < 0.15
+    assert found["asked"]["other_questions"]["auprc_within"] < 0.15
     alone = [f"{name}-{number}" for number, name in enumerate(pictures)]
-    assert question_blind(teacher, teacher, 0.3, alone, Draws(alone))["other_question"] == {
+    assert question_blind(teacher, teacher, 0.3, alone, Draws(alone))["other_questions"] == {
         "n": 0,
         "auprc_within": None,
         "difference": None,

@@ -203,7 +203,7 @@ def question_blind(
     """What maps reach that do not know the question, and what the proxy has above them within questions, paired.
 
     `mean_map` is the mean of the proxy's maps of all other pictures, which knows only where relevant patches lie as a
-    rule; `other_question` is the proxy's map of another question about the same picture, which knows the picture.
+    rule; `other_questions` that of its maps of the other questions about the same picture, which knows the picture.
 
     Args:
         proxy: for each of S questions float (N,), the proxy's probabilities.
@@ -218,7 +218,7 @@ def question_blind(
     """
     own = precisions(proxy, teacher, label_threshold)[0]
     found = {}
-    for name, maps in (("mean_map", _mean_maps(proxy, pictures)), ("other_question", _others(proxy, pictures))):
+    for name, maps in (("mean_map", _mean_maps(proxy, pictures)), ("other_questions", _others(proxy, pictures))):
         known = [row for row, one in enumerate(maps) if one is not None]
         blind = np.full(len(proxy), np.nan)
         told = [one for one in maps if one is not None]
@@ -233,29 +233,37 @@ def question_blind(
     return found
 
 
+def _sums(
+    maps: Sequence[np.ndarray], keys: Sequence[tuple[object, ...]]
+) -> dict[tuple[object, ...], tuple[np.ndarray, int]]:
+    """Sum and number of the maps of each key."""
+    sums: dict[tuple[object, ...], tuple[np.ndarray, int]] = {}
+    for one, key in zip(maps, keys, strict=True):
+        total, count = sums.get(key, (np.zeros(len(one)), 0))
+        sums[key] = (total + one, count + 1)
+    return sums
+
+
 def _mean_maps(maps: Sequence[np.ndarray], pictures: Sequence[str]) -> list[np.ndarray | None]:
     """For each question the mean map of the questions about other pictures that have as many patches."""
-    sums: dict[tuple[int, str | None], tuple[np.ndarray, int]] = {}
-    for one, picture in zip(maps, pictures, strict=True):
-        for key in ((len(one), None), (len(one), picture)):
-            total, count = sums.get(key, (np.zeros(len(one)), 0))
-            sums[key] = (total + one, count + 1)
+    everything = _sums(maps, [(len(one),) for one in maps])
+    keys = [(len(one), picture) for one, picture in zip(maps, pictures, strict=True)]
+    of_picture = _sums(maps, keys)
     found: list[np.ndarray | None] = []
-    for one, picture in zip(maps, pictures, strict=True):
-        (total, count), (own, of_own) = sums[len(one), None], sums[len(one), picture]
+    for one, key in zip(maps, keys, strict=True):
+        (total, count), (own, of_own) = everything[len(one),], of_picture[key]
         found.append((total - own) / (count - of_own) if count > of_own else None)
     return found
 
 
 def _others(maps: Sequence[np.ndarray], pictures: Sequence[str]) -> list[np.ndarray | None]:
-    """For each question the map of the next question about its picture, the first one's for the last."""
-    rows: dict[tuple[int, str], list[int]] = {}
-    for row, (one, picture) in enumerate(zip(maps, pictures, strict=True)):
-        rows.setdefault((len(one), picture), []).append(row)
-    found: list[np.ndarray | None] = [None] * len(maps)
-    for own in rows.values():
-        for row, following in zip(own, [*own[1:], own[0]], strict=True):
-            found[row] = maps[following] if following != row else None
+    """For each question the mean map of the other questions about its picture."""
+    keys = [(len(one), picture) for one, picture in zip(maps, pictures, strict=True)]
+    of_picture = _sums(maps, keys)
+    found: list[np.ndarray | None] = []
+    for one, key in zip(maps, keys, strict=True):
+        total, count = of_picture[key]
+        found.append((total - one) / (count - 1) if count > 1 else None)
     return found
 
 
