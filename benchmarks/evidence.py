@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import Report, with_interval
+from report import Report, rounded, with_interval
 from rich.progress import Progress
 
 from fastrm_monitor.lab.ask import EMBEDDED, Asker, load_lvlm
@@ -104,12 +104,12 @@ class Bench:
         half = found["thresholds"]["0.5"]
         return [
             with_interval(half["accuracy"], bounds["accuracy"]),
-            _number(found["all_negative_accuracy"]),
-            _number(found["base_rate"]),
+            rounded(found["all_negative_accuracy"]),
+            rounded(found["base_rate"]),
             with_interval(half["f1"], bounds["f1"]),
             with_interval(found["auprc"], bounds["auprc"]),
             with_interval(found["auprc_within"], bounds["auprc_within"]),
-            _number(found["chance_within"]),
+            rounded(found["chance_within"]),
             with_interval(found["iou"], bounds["iou"]),
             with_interval(found["rank_correlation"], bounds["rank_correlation"]),
         ]
@@ -263,10 +263,6 @@ def _steps(most: int) -> Iterator[int]:
 
 def _repeated(rows: Sequence[int], count: int) -> list[int]:
     return (list(rows) * -(-count // len(rows)))[:count]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def main() -> None:

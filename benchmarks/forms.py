@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import Report, with_interval
+from report import Report, rounded, with_interval
 
 from fastrm_monitor.lab.datasets.pope import SPLITS
 from fastrm_monitor.lab.datasets.scene_files import write_gqa, write_pope, write_vqav2
@@ -188,7 +188,7 @@ def tables(found: Mapping[str, Any], report: Report) -> None:
         own, blind = part["fidelity"], part["question_blind"]
         cells = [_told(own["auprc_within"], own["ci95"]["auprc_within"])]
         for one in blind.values():
-            cells += [str(one["n"]), _number(one["auprc_within"]), _with(one, "difference", sign="+")]
+            cells += [str(one["n"]), rounded(one["auprc_within"]), _with(one, "difference", sign="+")]
         rows.append([name, *cells])
     heads = (
         "data", "proxy", "questions", "mean map of other pictures", "proxy above it", "questions",
@@ -237,7 +237,7 @@ def tables(found: Mapping[str, Any], report: Report) -> None:
             [
                 name,
                 *(_with(flags[of], "rate") if of in flags else "-" for of in ("of_wrong", "of_right")),
-                *(_number(part["confidence"]["fastrm"].get(key)) for key in ("ece", "brier")),
+                *(rounded(part["confidence"]["fastrm"].get(key)) for key in ("ece", "brier")),
             ]
         )
     heads = ("data", "flagged of wrong", "flagged of right", "calibration error", "Brier score")
@@ -249,7 +249,7 @@ def tables(found: Mapping[str, Any], report: Report) -> None:
             str(part["pointing"]["proxy"]["n"]),
             *(_with(part["pointing"][who], "hit_rate") for who in ("proxy", "teacher")),
             _with(part["pointing"]["difference"], "difference", sign="+"),
-            _number(part["pointing"]["proxy"]["chance"]),
+            rounded(part["pointing"]["proxy"]["chance"]),
         ]
         for name, part in parts.items()
         if part["pointing"]["proxy"]["n"]
@@ -277,10 +277,6 @@ _told = partial(with_interval, without=" (too few)")
 
 def _with(own: Mapping[str, Any], value: str, sign: str = "", bounds: str = "ci95") -> str:
     return _told(own[value], own[bounds], sign=sign)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def main() -> None:

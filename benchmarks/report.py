@@ -54,3 +54,8 @@ def with_interval(value: float | None, bounds: Sequence[float] | None, *, sign: 
     if value is None:
         return "-"
     return f"{value:{sign}.3f}" + (f" [{bounds[0]:{sign}.3f}, {bounds[1]:{sign}.3f}]" if bounds else without)
+
+
+def rounded(value: float | None) -> str:
+    """A number without an interval; a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"

@@ -227,10 +227,18 @@ def question_blind(
         found[name] = {
             "n": int(both.sum()),
             "auprc_within": float(blind[both].mean()) if both.any() else None,
-            "difference": float((own - blind)[both].mean()) if both.any() else None,
-            "ci95": interval(draws.means(np.nan_to_num(own - blind), both)) if draws.enough_of(both) else None,
+            **paired(own - blind, draws),
         }
     return found
+
+
+def paired(apart: np.ndarray, draws: Draws) -> dict[str, Any]:
+    """The mean `difference` of those (S,) that are known (not NaN), and its `ci95`, None where there are too few."""
+    known = np.isfinite(apart)
+    return {
+        "difference": float(apart[known].mean()) if known.any() else None,
+        "ci95": interval(draws.means(np.nan_to_num(apart), known)) if draws.enough_of(known) else None,
+    }
 
 
 def _sums(

@@ -15,7 +15,7 @@ import numpy as np
 from fastrm_monitor.lab.comparison import Answers, Comparison, accuracy
 from fastrm_monitor.lab.curves import curves, precision_recall
 from fastrm_monitor.lab.distill import arrange, teacher_maps
-from fastrm_monitor.lab.fidelity import FidelityDraws, fidelity, hits, pointing, question_blind, swept
+from fastrm_monitor.lab.fidelity import FidelityDraws, fidelity, hits, paired, pointing, question_blind, swept
 from fastrm_monitor.lab.intervals import Draws, interval, rate
 from fastrm_monitor.lab.labels import Labels
 from fastrm_monitor.lab.thresholds import applied, choose
@@ -119,6 +119,7 @@ def judge_set(
     carried = thresholds if thresholds is not None else choose(scores)
     drawn = FidelityDraws(seen.relevance, teacher, label, draws)
     ours = _fidelity(seen.relevance, teacher, label, drawn)
+    hit, _ = hits(seen.maps, boxes)
     points_to = {"proxy": pointing(seen.maps, boxes, draws), "teacher": pointing(teacher_arranged, boxes, draws)}
     part: dict[str, Any] = {
         "data": data,
@@ -131,7 +132,7 @@ def judge_set(
             name: _beside(other, labels, layout, teacher, label, draws, ours, drawn, boxes)
             for name, other in (others or {}).items()
         },
-        "pointing": {**points_to, "difference": _pointed(seen.maps, teacher_arranged, boxes, draws)},
+        "pointing": {**points_to, "difference": paired(hit - hits(teacher_arranged, boxes)[0], draws)},
         "question_sensitivity": {
             "proxy": _sensitivity(seen.maps, names),
             "teacher": _sensitivity(teacher_arranged, names),
@@ -147,7 +148,6 @@ def judge_set(
             "precision_recall": precision_recall(seen.relevance, teacher, label),
         },
     }
-    hit, _ = hits(seen.maps, boxes)
     plays = np.isfinite(hit)
     points = {
         "auprc": ours["auprc"],
@@ -230,18 +230,6 @@ def _beside(
             }
             for name, (one, other) in points.items()
         },
-    }
-
-
-def _pointed(
-    proxy: Sequence[RelevanceMap], teacher: Sequence[RelevanceMap], boxes: Sequence[Sequence[Any]], draws: Draws
-) -> dict[str, Any]:
-    """How much more often the proxy's most relevant patch hits than the teacher's, on the same questions."""
-    apart = hits(proxy, boxes)[0] - hits(teacher, boxes)[0]
-    plays = np.isfinite(apart)
-    return {
-        "difference": float(apart[plays].mean()) if plays.any() else None,
-        "ci95": interval(draws.means(np.nan_to_num(apart), plays)) if draws.enough_of(plays) else None,
     }
 
 
